@@ -1,0 +1,34 @@
+"""aigidetect tells AI-generated images from photographs.
+
+>>> import aigidetect
+>>> detector = aigidetect.load_detector("npr-ms-ca")  # doctest: +SKIP
+>>> detector.predict("photo.jpg").verdict  # doctest: +SKIP
+'unsure'
+"""
+
+from .calibration import Calibration, Threshold
+from .detector import Detector
+from .errors import AigidetectError, ImageError, ManifestError, UnknownDetectorError, WeightsError
+from .prediction import Failure, ImageInfo, Prediction
+from .preprocess import SquashCrop, Tiles
+from .registry import list_detectors, load_detector
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AigidetectError",
+    "Calibration",
+    "Detector",
+    "Failure",
+    "ImageError",
+    "ImageInfo",
+    "ManifestError",
+    "Prediction",
+    "SquashCrop",
+    "Threshold",
+    "Tiles",
+    "UnknownDetectorError",
+    "WeightsError",
+    "list_detectors",
+    "load_detector",
+]

@@ -1,0 +1,271 @@
+"""One picture, or many, to predictions: the story of the package."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal, overload
+
+import torch
+from torch import Tensor, nn
+
+from .calibration import Calibration, sigmoid
+from .errors import AigidetectError, WeightsError
+from .images import describe_source, load_image
+from .prediction import Failure, ImageInfo, Prediction
+from .preprocess import Preprocess
+from .sources import iter_sources
+
+OnError = Literal["record", "raise"]
+Progress = bool | Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A decoded picture, waiting for the network."""
+
+    source: str
+    views: Tensor  # (T, 3, S, S)
+    image: ImageInfo
+
+
+@dataclass(frozen=True)
+class _Broken:
+    """An input without pixels, and the error that says why."""
+
+    source: str
+    error: Exception
+
+
+class Detector:
+    """Scores pictures with one network. Knows no names and no files: build one from your own parts, or call
+    `aigidetect.load_detector`.
+
+    Args:
+        network: Module (N, 3, S, S) -> (N, 1) logits of "AI-generated". Put in evaluation mode here.
+        preprocess: (3, H, W) uint8 RGB -> (T, 3, S, S) float32 views.
+        calibration: View logits -> probability and verdict.
+        name: Shown in every prediction.
+        weights_sha256: Shown in every prediction.
+        device: Torch device; `"auto"` is CUDA where available, else the CPU.
+        dtype: Floating-point type of the network; None means float32.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        preprocess: Preprocess,
+        calibration: Calibration,
+        *,
+        name: str = "custom",
+        weights_sha256: str | None = None,
+        device: str | torch.device = "auto",
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = torch.device(device)
+        self.dtype = dtype or torch.float32
+        self.network = network.eval().to(self.device, self.dtype, memory_format=torch.channels_last)
+        self.preprocess = preprocess
+        self.calibration = calibration
+        self.name = name
+        self.weights_sha256 = weights_sha256
+
+    def __repr__(self) -> str:
+        return f"Detector({self.name!r}, device={str(self.device)!r}, dtype={self.dtype})"
+
+    @overload
+    def predict(self, x: list[Any] | tuple[Any, ...], *, fpr: float | None = None) -> list[Prediction | Failure]: ...
+    @overload
+    def predict(self, x: object, *, fpr: float | None = None) -> Prediction: ...
+    def predict(self, x: object, *, fpr: float | None = None) -> Prediction | list[Prediction | Failure]:
+        """Scores one input, or a list of inputs.
+
+        Args:
+            x: A path (str or Path), bytes, a binary file object, a PIL image, a numpy array (H, W), (H, W, 3) or
+                (H, W, 4) or a torch tensor (3, H, W); arrays and tensors RGB, uint8 or float in [0, 1]. Or a list or
+                tuple of such inputs. Folders and globs belong to `stream`.
+            fpr: False-positive rate of the verdict, one of the rates stated for these weights; None: 0.05.
+
+        Returns:
+            A Prediction; for a list, one Prediction or Failure for each element, in its order.
+
+        Raises:
+            ImageError: A single input cannot become pixels. (In a list, that element becomes a Failure.)
+            TypeError: A single input is of another type.
+            ValueError: No threshold was measured at `fpr`.
+        """
+        self.calibration.threshold(fpr)
+        if isinstance(x, (list, tuple)):
+            prepared = (self._prepare(item) for item in x)
+            return [record for record, _ in self._records(prepared, batch_size=16, fpr=fpr)]
+        [(record, error)] = self._records(iter([self._prepare(x)]), batch_size=16, fpr=fpr)
+        if isinstance(record, Failure):
+            assert error is not None
+            raise error
+        return record
+
+    def stream(
+        self,
+        source: object,
+        *,
+        batch_size: int = 16,
+        workers: int = 2,
+        on_error: OnError = "record",
+        recursive: bool = True,
+        fpr: float | None = None,
+        progress: Progress = False,
+    ) -> Iterator[Prediction | Failure]:
+        """Scores a folder, a glob, an iterable, or a nested mix of them, lazily.
+
+        One record for each input, in input order. Pictures are decoded in threads while the network works; only a few
+        are in memory at any time, so the length of the source does not matter.
+
+        Args:
+            source: What `aigidetect.sources.iter_sources` takes: anything that `predict` takes, and folders, globs and
+                iterables of these.
+            batch_size: Views that go through the network together. Changes the speed, not the scores.
+            workers: Threads that decode.
+            on_error: `"record"` yields a Failure for an input without score; `"raise"` raises its error there.
+            recursive: Whether folders are searched to the bottom.
+            fpr: See `predict`.
+            progress: True shows a bar on stderr; a function is called with the number of records so far.
+
+        Yields:
+            Prediction or Failure.
+
+        Raises:
+            ValueError: An argument out of its range.
+        """
+        # The arguments are checked here, in the call, and not at the first record.
+        if batch_size < 1 or workers < 1:
+            raise ValueError(f"Expected batch_size and workers of at least 1, but got {batch_size} and {workers}.")
+        if on_error not in ("record", "raise"):
+            raise ValueError(f"Expected on_error 'record' or 'raise', but got {on_error!r}.")
+        self.calibration.threshold(fpr)
+        records = self._stream(source, batch_size, workers, on_error, recursive, fpr)
+        return _show(records, progress) if progress else records
+
+    def predict_folder(self, folder: object, **options: Any) -> list[Prediction | Failure]:
+        """`list(stream(folder, **options))`: all records of a folder at once."""
+        return list(self.stream(folder, **options))
+
+    def _stream(
+        self, source: object, batch_size: int, workers: int, on_error: OnError, recursive: bool, fpr: float | None
+    ) -> Iterator[Prediction | Failure]:
+        prepared = _map_in_order(self._prepare, iter_sources(source, recursive=recursive), workers)
+        for record, error in self._records(prepared, batch_size, fpr):
+            if error is not None and on_error == "raise":
+                raise error
+            yield record
+
+    def _prepare(self, item: object) -> _Ready | _Broken:
+        """Input -> views, or the error that says why not."""
+        source = describe_source(item)
+        try:
+            pixels, image = load_image(item)  # (3, H, W) uint8
+            return _Ready(source, self.preprocess(pixels), image)  # (T, 3, S, S)
+        except (AigidetectError, TypeError) as error:
+            return _Broken(source, error)
+
+    def _records(
+        self, prepared: Iterable[_Ready | _Broken], batch_size: int, fpr: float | None
+    ) -> Iterator[tuple[Prediction | Failure, Exception | None]]:
+        """Prepared inputs -> records in the same order; the network sees about `batch_size` views at a time."""
+        waiting: list[_Ready | _Broken] = []
+        views = 0
+        for item in prepared:
+            waiting.append(item)
+            views += len(item.views) if isinstance(item, _Ready) else 0
+            if views >= batch_size or len(waiting) >= 2 * batch_size:
+                yield from self._score(waiting, batch_size, fpr)
+                waiting, views = [], 0
+        yield from self._score(waiting, batch_size, fpr)
+
+    def _score(
+        self, items: list[_Ready | _Broken], batch_size: int, fpr: float | None
+    ) -> Iterator[tuple[Prediction | Failure, Exception | None]]:
+        ready = [item for item in items if isinstance(item, _Ready)]
+        logits = iter(self.view_logits([item.views for item in ready], batch_size=batch_size))
+        for item in items:
+            if isinstance(item, _Broken):
+                yield Failure(item.source, type(item.error).__name__, str(item.error), self.name), item.error
+            else:
+                yield self._prediction(item, next(logits), fpr), None
+
+    @torch.inference_mode()
+    def view_logits(self, views: list[Tensor], *, batch_size: int = 16) -> list[tuple[float, ...]]:
+        """Raw logits of views that `preprocess` made.
+
+        Args:
+            views: One tensor (T, 3, S, S) for each picture; T and S may differ between pictures.
+            batch_size: Views that go through the network together.
+
+        Returns:
+            One tuple of T logits for each picture.
+
+        Raises:
+            WeightsError: The network returned a number that is not finite.
+        """
+        flat: list[float] = []
+        for _, alike in itertools.groupby((view for stack in views for view in stack), key=lambda view: view.shape):
+            while chunk := list(itertools.islice(alike, batch_size)):
+                inputs = torch.stack(chunk).to(self.device, self.dtype, memory_format=torch.channels_last)
+                flat.extend(self.network(inputs).float().flatten().tolist())
+        if not torch.isfinite(torch.tensor(flat)).all():
+            raise WeightsError(
+                f"Detector {self.name!r} computed a logit that is not finite on {self.device} in {self.dtype}; use "
+                "dtype=torch.float32, or run `aigidetect verify` to test weights and machine."
+            )
+        remaining = iter(flat)
+        return [tuple(itertools.islice(remaining, len(stack))) for stack in views]
+
+    def _prediction(self, item: _Ready, view_logits: tuple[float, ...], fpr: float | None) -> Prediction:
+        logit = self.calibration.logit(view_logits)
+        probability = sigmoid(logit)
+        ai_from, _, rate = self.calibration.threshold(fpr)
+        return Prediction(
+            source=item.source,
+            probability=probability,
+            verdict=self.calibration.verdict(probability, fpr),
+            threshold=ai_from,
+            fpr=rate,
+            logit=logit,
+            view_logits=view_logits,
+            image=item.image,
+            detector=self.name,
+            weights_sha256=self.weights_sha256,
+        )
+
+
+def _map_in_order(
+    function: Callable[[object], _Ready | _Broken], items: Iterable[object], workers: int
+) -> Iterator[_Ready | _Broken]:
+    """`map` over threads that keeps the order and runs at most `2 * workers` items ahead."""
+    pending: deque[Future[_Ready | _Broken]] = deque()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="aigidetect-decode")
+    try:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > 2 * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        # Reached also when the caller drops the generator half-way.
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _show(records: Iterator[Prediction | Failure], progress: Progress) -> Iterator[Prediction | Failure]:
+    if callable(progress):
+        for number, record in enumerate(records, start=1):
+            yield record
+            progress(number)
+        return
+    from tqdm.auto import tqdm  # comes with huggingface_hub
+
+    yield from tqdm(records, unit=" images")

@@ -1,0 +1,57 @@
+"""Every exception that aigidetect raises on purpose.
+
+    AigidetectError
+    ├── UnknownDetectorError (KeyError)      no detector of that name
+    ├── ManifestError (ValueError)           weights_manifest.json is not what it should be
+    ├── WeightsError (OSError)               a checkpoint cannot be used
+    │   ├── WeightsMismatch                  its bytes, keys or shapes are not the published ones
+    │   └── WeightsNotAvailable              it is not here and cannot be fetched
+    └── ImageError (ValueError)              an input cannot become pixels
+        ├── ImageTooLarge                    over the byte or pixel limit
+        ├── ImageTruncated                   the file ends early or its data are damaged
+        └── UnsupportedImage                 not a picture, or not in a supported format
+"""
+
+
+class AigidetectError(Exception):
+    """Base of all errors of this package."""
+
+
+class UnknownDetectorError(AigidetectError, KeyError):
+    """No detector of that name; the message lists the names that exist."""
+
+    def __str__(self) -> str:
+        # KeyError shows the repr of its argument, which would quote a whole sentence.
+        return str(self.args[0]) if self.args else ""
+
+
+class ManifestError(AigidetectError, ValueError):
+    """The manifest breaks its schema; the message names the entry and the field."""
+
+
+class WeightsError(AigidetectError, OSError):
+    """A checkpoint cannot be used."""
+
+
+class WeightsMismatch(WeightsError):
+    """The checkpoint's sha256, keys, shapes or golden output differ from the published ones."""
+
+
+class WeightsNotAvailable(WeightsError):
+    """The checkpoint is not on this machine and could not be, or may not be, fetched."""
+
+
+class ImageError(AigidetectError, ValueError):
+    """An input cannot be turned into pixels."""
+
+
+class ImageTooLarge(ImageError):
+    """The input exceeds the byte limit or the pixel limit."""
+
+
+class ImageTruncated(ImageError):
+    """The file ends early or its data are damaged; no score is given for a part of a picture."""
+
+
+class UnsupportedImage(ImageError):
+    """The input is not a picture, or not in a supported format."""

@@ -1,0 +1,105 @@
+"""NPR detectors: the NPR residual in front of a ResNet-50 that ends after its second stage.
+
+Original:
+    https://github.com/chuangchuangtan/NPR-DeepfakeDetection (not copied; implemented from its description)
+
+References:
+    | Rethinking the Up-Sampling Operations in CNN-based Generative Network for Generalizable
+    | Deepfake Detection (Tan et al., CVPR 2024)
+    | https://arxiv.org/abs/2312.10461
+    | Deep Residual Learning for Image Recognition (He et al., CVPR 2016)
+    | https://arxiv.org/abs/1512.03385
+    | AI-Generated Image Detection, course report (HKUST, 2025), section 6: the four extensions
+
+Deviations from ResNet-50: the first convolution is 3x3 (not 7x7), stages 3 and 4 do not exist.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+from torchvision.models.resnet import Bottleneck
+
+from ..layers.attention import ChannelAttention, Formula, SpatialAttention
+from ..layers.fusion import FixedMultiScaleNPR, MultiScaleNPR
+from ..layers.npr import NPR
+
+Fusion = Literal["single", "multi", "multi-fixed"]
+_RESIDUALS: dict[str, type[nn.Module]] = {"single": NPR, "multi": MultiScaleNPR, "multi-fixed": FixedMultiScaleNPR}
+
+# The five detectors of the report: what each adds to the baseline.
+VARIANTS: dict[str, dict[str, object]] = {
+    "npr": {},
+    "npr-ms": {"fusion": "multi"},
+    "npr-ca": {"channel_attention": True},
+    "npr-sa": {"spatial_attention": True},
+    "npr-ms-ca": {"fusion": "multi", "channel_attention": True},
+}
+
+
+def _stage(width_in: int, width: int, blocks: int, stride: int) -> nn.Sequential:
+    width_out = width * Bottleneck.expansion
+    shortcut = nn.Sequential(
+        nn.Conv2d(width_in, width_out, kernel_size=1, stride=stride, bias=False), nn.BatchNorm2d(width_out)
+    )
+    first = Bottleneck(width_in, width, stride=stride, downsample=shortcut)
+    return nn.Sequential(first, *(Bottleneck(width_out, width) for _ in range(blocks - 1)))
+
+
+class NPRResNet(nn.Module):
+    """The network of `build`: (N, 3, H, W) normalised pixels -> (N, 1) logits of "AI-generated"."""
+
+    def __init__(self, fusion: Fusion, channel_attention: bool, spatial_attention: bool, formula: Formula) -> None:
+        super().__init__()
+        if fusion not in _RESIDUALS:
+            raise ValueError(f"Unknown fusion {fusion!r}; use one of {sorted(_RESIDUALS)}.")
+        self.npr = _RESIDUALS[fusion]()
+        self.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=2, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.relu = nn.ReLU(inplace=True)
+        self.ca1 = ChannelAttention(64, formula=formula) if channel_attention else nn.Identity()
+        self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+        self.layer1 = _stage(64, 64, blocks=3, stride=1)
+        self.sa1 = SpatialAttention() if spatial_attention else nn.Identity()
+        self.ca2 = ChannelAttention(256, formula=formula) if channel_attention else nn.Identity()
+        self.layer2 = _stage(256, 128, blocks=4, stride=2)
+        self.sa2 = SpatialAttention() if spatial_attention else nn.Identity()
+        self.fc1 = nn.Linear(512, 1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def features(self, x: Tensor) -> Tensor:
+        """Feature map of the last stage: (N, 3, H, W) -> (N, 512, ceil(H'/8), ceil(W'/8)), H', W' as in `npr`."""
+        x = self.npr(x)
+        x = self.ca1(self.relu(self.bn1(self.conv1(x))))  # (N, 64, H'/2, W'/2)
+        x = self.ca2(self.sa1(self.layer1(self.maxpool(x))))  # (N, 256, H'/4, W'/4)
+        return self.sa2(self.layer2(x))  # (N, 512, H'/8, W'/8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc1(self.features(x).mean(dim=(2, 3)))  # (N, 1)
+
+
+def build(
+    *,
+    fusion: Fusion = "single",
+    channel_attention: bool = False,
+    spatial_attention: bool = False,
+    attention_formula: Formula = "sum-of-sigmoids",
+) -> NPRResNet:
+    """NPR network with random weights.
+
+    Args:
+        fusion: `"single"` scale 0.5; `"multi"`: trainable fusion of three scales; `"multi-fixed"`: fixed fusion.
+        channel_attention: Channel attention after the stem (64 channels) and after stage 1 (256 channels).
+        spatial_attention: Spatial attention after stage 1 and after stage 2.
+        attention_formula: See `aigidetect.layers.attention.ChannelAttention`.
+
+    Returns:
+        Module (N, 3, H, W) float32, ImageNet-normalised, H, W >= 4 -> (N, 1) logits; sigmoid is P(AI-generated).
+
+    Raises:
+        ValueError: Unknown fusion or formula.
+    """
+    return NPRResNet(fusion, channel_attention, spatial_attention, attention_formula)

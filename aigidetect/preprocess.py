@@ -1,0 +1,199 @@
+"""Pixels -> views: the (T, 3, S, S) float32 stack that a network sees. Belongs to the weights.
+
+Two kinds, which a manifest entry names by `kind`:
+
+    tiles        native pixels, cut into squares; nothing is ever resampled
+    squash-crop  the report's: squashed to 256x256, centre 224
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+RGB = tuple[float, float, float]
+
+
+class Preprocess(Protocol):
+    """What a Detector needs of a preprocessing."""
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """(3, H, W) uint8 -> (T, 3, S, S) float32, T >= 1."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready facts from which `from_dict` makes an equal object."""
+        ...
+
+
+def normalise(pixels: Tensor, mean: RGB = IMAGENET_MEAN, std: RGB = IMAGENET_STD) -> Tensor:
+    """`(pixels / 255 - mean) / std` per channel.
+
+    Args:
+        pixels: (..., 3, H, W) uint8 RGB.
+        mean: Mean of each channel, on the scale 0-1.
+        std: Standard deviation of each channel, on the scale 0-1.
+
+    Returns:
+        Tensor of the same shape, float32.
+    """
+    shift = pixels.new_tensor(mean, dtype=torch.float32)[:, None, None]
+    scale = pixels.new_tensor(std, dtype=torch.float32)[:, None, None]
+    return pixels.float().div_(255.0).sub_(shift).div_(scale)
+
+
+def pad_to(pixels: Tensor, size: int) -> Tensor:
+    """Mirrors a picture to the right and downwards until both sides have at least `size` pixels.
+
+    Mirroring keeps native pixels and their neighbours; enlarging would add the very traces that detectors look for.
+
+    Args:
+        pixels: (3, H, W), H, W >= 1.
+        size: Least number of rows and columns.
+    """
+    h, w = pixels.shape[-2:]
+    if h < size:
+        pixels = pixels.index_select(-2, _mirror_index(h, size, pixels.device))
+    if w < size:
+        pixels = pixels.index_select(-1, _mirror_index(w, size, pixels.device))
+    return pixels
+
+
+def _mirror_index(n: int, size: int, device: torch.device) -> Tensor:
+    position = torch.arange(size, device=device) % (2 * n)  # edge pixels are repeated, so one pixel is enough
+    return torch.minimum(position, 2 * n - 1 - position)
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Square tiles of native pixels.
+
+    A picture up to `max_tiles` tiles large is covered from edge to edge by an even, slightly overlapping grid. A larger
+    one gets `max_tiles` of them: spread evenly over the picture (`choose="spread"`) or, of a gapless grid, those with the
+    most texture (`"texture"`). So the cost is bounded, whatever the size. A picture smaller than a tile is mirrored at its
+    right and lower edge.
+
+    Attributes:
+        size: Side of a tile in pixels.
+        max_tiles: Most tiles a picture is cut into.
+        choose: Which tiles of a large picture.
+        mean: Normalisation, see `normalise`.
+        std: Normalisation, see `normalise`.
+    """
+
+    kind: ClassVar[str] = "tiles"
+    size: int = 224
+    max_tiles: int = 9
+    choose: Literal["spread", "texture"] = "spread"
+    mean: RGB = IMAGENET_MEAN
+    std: RGB = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        if self.size < 4 or self.max_tiles < 1 or self.choose not in ("spread", "texture"):
+            raise ValueError(
+                f"Expected size >= 4, max_tiles >= 1 and choose 'spread' or 'texture', but got {self.size}, "
+                f"{self.max_tiles} and {self.choose!r}."
+            )
+
+    def corners(self, height: int, width: int) -> list[tuple[int, int]]:
+        """(top, left) of each tile of a padded picture's even grid, row by row; all of them for `"texture"`."""
+        rows, columns = (max(1, math.ceil(n / self.size)) for n in (height, width))
+        while self.choose == "spread" and rows * columns > self.max_tiles:
+            if rows >= columns:
+                rows -= 1
+            else:
+                columns -= 1
+        return [(top, left) for top in self._starts(height, rows) for left in self._starts(width, columns)]
+
+    def _starts(self, length: int, count: int) -> list[int]:
+        free = max(0, length - self.size)
+        if count == 1:
+            return [free // 2]
+        return [free * i // (count - 1) for i in range(count)]
+
+    def boxes(self, pixels: Tensor) -> list[tuple[int, int]]:
+        """(top, left) of each view of `__call__`, in view order, in pixels of the padded picture."""
+        pixels = pad_to(pixels, self.size)
+        corners = self.corners(*pixels.shape[-2:])
+        if len(corners) <= self.max_tiles:
+            return corners
+        texture = [_texture(pixels[:, top : top + self.size, left : left + self.size]) for top, left in corners]
+        best = sorted(range(len(corners)), key=lambda i: (-texture[i], i))[: self.max_tiles]
+        return [corners[i] for i in sorted(best)]
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        padded = pad_to(pixels, self.size)
+        tiles = [padded[:, top : top + self.size, left : left + self.size] for top, left in self.boxes(padded)]
+        return normalise(torch.stack(tiles), self.mean, self.std)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"kind": self.kind, **dataclasses.asdict(self)}
+
+
+def _texture(tile: Tensor) -> float:
+    green = tile[1].to(torch.int16)
+    return float((green[:, 1:] - green[:, :-1]).abs().float().mean() + (green[1:] - green[:-1]).abs().float().mean())
+
+
+@dataclass(frozen=True)
+class SquashCrop:
+    """The report's preprocessing: squashed to a square with an antialiased bilinear filter, then the centre.
+
+    It destroys the native neighbour relations and writes the original size into the pixels; it is here to run the
+    report's checkpoints, not for new ones.
+
+    Attributes:
+        resize: Side in pixels after squashing.
+        crop: Side in pixels of the centre crop.
+        mean: Normalisation, see `normalise`.
+        std: Normalisation, see `normalise`.
+    """
+
+    kind: ClassVar[str] = "squash-crop"
+    resize: int = 256
+    crop: int = 224
+    mean: RGB = IMAGENET_MEAN
+    std: RGB = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        if not 4 <= self.crop <= self.resize:
+            raise ValueError(f"Expected 4 <= crop <= resize, but got crop {self.crop} and resize {self.resize}.")
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        image = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+        squashed = np.array(image.resize((self.resize, self.resize), Image.Resampling.BILINEAR))
+        start = (self.resize - self.crop) // 2
+        centre = squashed[start : start + self.crop, start : start + self.crop]
+        return normalise(torch.from_numpy(centre).permute(2, 0, 1)[None], self.mean, self.std)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"kind": self.kind, **dataclasses.asdict(self)}
+
+
+_KINDS: dict[str, type[Tiles] | type[SquashCrop]] = {"tiles": Tiles, "squash-crop": SquashCrop}
+
+
+def from_dict(facts: Mapping[str, Any]) -> Preprocess:
+    """Inverse of `to_dict`.
+
+    Raises:
+        ValueError: Unknown kind, unknown option, or an option out of its range.
+    """
+    options = {key: tuple(value) if isinstance(value, list) else value for key, value in facts.items()}
+    kind = options.pop("kind", None)
+    if kind not in _KINDS:
+        raise ValueError(f"Unknown preprocessing {kind!r}; available: {', '.join(_KINDS)}.")
+    known = {field.name for field in dataclasses.fields(_KINDS[kind])}
+    if unknown := options.keys() - known:
+        raise ValueError(f"Preprocessing {kind!r} has no option {sorted(unknown)}; it has {sorted(known)}.")
+    return _KINDS[kind](**options)

@@ -1,0 +1,192 @@
+"""`python -m aigidetect.training fit | evaluate | calibrate | export | results`: makes and measures detectors.
+
+The way of a detector:
+
+    fit --recipe npr-ms-ca --data DATA --out runs/a         trains, resumably, on the split "train"
+    evaluate --run runs/a --data DATA --splits val          scores "val" under all conditions
+    calibrate --run runs/a                                  temperature, bias and thresholds from these scores
+    export --run runs/a --name npr-ms-ca --version 1        weights file and manifest entry
+    evaluate --detector npr-ms-ca@1 --data DATA --splits test_seen test_unseen --out scores/npr-ms-ca-1
+    results scores/npr-ms-ca-1 --out docs/results.md        tables from stored scores
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..calibration import Calibration
+from ..detector import Detector
+from ..errors import AigidetectError
+from ..preprocess import from_dict
+from .augment import CONDITIONS
+from .datasets import digest, read_index, take_split
+
+DEFAULT_PREPROCESS = '{"kind": "tiles"}'
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m aigidetect.training", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--threads", type=int, default=None, help="threads of torch; default: all cores")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    fit = commands.add_parser("fit", help="train, or continue a run")
+    fit.add_argument("--recipe", required=True, help="a recipe of this package, or a JSON file")
+    fit.add_argument("--data", required=True, type=Path, help="folder with an index.tsv")
+    fit.add_argument("--out", required=True, type=Path, help="folder of the run")
+    fit.add_argument("--max-steps", type=int, default=None, help="stop, resumably, after so many steps")
+    fit.add_argument("--device", default="cpu")
+
+    evaluate = commands.add_parser("evaluate", help="score labelled splits under all conditions")
+    which = evaluate.add_mutually_exclusive_group(required=True)
+    which.add_argument("--detector", help="a published detector")
+    which.add_argument("--run", type=Path, help="a finished run")
+    evaluate.add_argument("--data", required=True, type=Path)
+    evaluate.add_argument("--splits", nargs="+", required=True)
+    evaluate.add_argument("--conditions", nargs="+", default=list(CONDITIONS), choices=CONDITIONS)
+    evaluate.add_argument("--preprocess", default=DEFAULT_PREPROCESS, help="JSON; only with --run")
+    evaluate.add_argument("--out", type=Path, default=None, help="folder of the scores; default: the run's")
+    evaluate.add_argument("--device", default="auto")
+
+    calibrate = commands.add_parser("calibrate", help="fit temperature and thresholds on the scores of val")
+    calibrate.add_argument("--run", required=True, type=Path)
+    calibrate.add_argument("--fprs", nargs="+", type=float, default=[0.01, 0.05])
+
+    export = commands.add_parser("export", help="weights file and manifest entry of a calibrated run")
+    export.add_argument("--run", required=True, type=Path)
+    export.add_argument("--data", required=True, type=Path)
+    export.add_argument("--name", required=True)
+    export.add_argument("--version", required=True, type=int)
+    export.add_argument("--preprocess", default=None, help="JSON; default: what the val scores were made with")
+    export.add_argument("--weights-folder", type=Path, default=Path("aigidetect/weights"))
+    export.add_argument("--manifest", type=Path, default=Path("weights_manifest.json"))
+
+    results = commands.add_parser("results", help="tables from stored scores")
+    results.add_argument("scores", nargs="+", type=Path, help="folders that evaluate wrote")
+    results.add_argument("--out", type=Path, default=None, help="Markdown file; default: stdout")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status: 0 done, 2 wrong use or unusable input."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    commands = {"fit": _fit, "evaluate": _evaluate, "calibrate": _calibrate, "export": _export, "results": _results}
+    try:
+        commands[options.command](options)
+    except (AigidetectError, KeyError, OSError, ValueError) as error:
+        print(f"aigidetect.training: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _fit(options: argparse.Namespace) -> None:
+    from .fit import fit
+    from .recipe import load_recipe
+
+    samples = take_split(read_index(options.data), "train")
+    print(fit(load_recipe(options.recipe), samples, options.out, device=options.device, max_steps=options.max_steps))
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from .evaluate import score, write_scores
+
+    samples = read_index(options.data)
+    out = options.out or options.run
+    if out is None:
+        raise ValueError("--detector needs --out, a folder for the scores.")
+    out.mkdir(parents=True, exist_ok=True)
+    detector = _detector(options)
+    for split in options.splits:
+        chosen = take_split(samples, split)
+        write_scores(score(detector, chosen, options.conditions, progress=sys.stderr.isatty()), out / f"{split}.csv")
+    facts = {
+        "detector": detector.name,
+        "weights_sha256": detector.weights_sha256,
+        "preprocess": detector.preprocess.to_dict(),
+        "splits": options.splits,
+        "train_lines": sorted({sample.line for sample in take_split(samples, "train")}),
+    }
+    (out / "evaluation.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+def _detector(options: argparse.Namespace) -> Detector:
+    if options.detector:
+        from ..registry import load_detector
+
+        return load_detector(options.detector, device=options.device)
+    from .export import run_detector
+
+    stored = options.run / "calibration.json"
+    calibration = Calibration.from_dict(_read(stored)) if stored.exists() else None
+    return run_detector(options.run, from_dict(json.loads(options.preprocess)), calibration, device=options.device)
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _calibrate(options: argparse.Namespace) -> None:
+    from .calibrate import calibrate
+    from .evaluate import read_scores
+
+    calibration = calibrate(read_scores(options.run / "val.csv"), fprs=options.fprs)
+    text = json.dumps(calibration.to_dict(), indent=1)
+    (options.run / "calibration.json").write_text(text + "\n", encoding="utf-8")
+    print(text)
+
+
+def _export(options: argparse.Namespace) -> None:
+    from .export import export
+    from .fit import read_log
+
+    samples = read_index(options.data)
+    facts = json.loads(options.preprocess) if options.preprocess else _read(options.run / "evaluation.json")["preprocess"]
+    train, val = take_split(samples, "train"), take_split(samples, "val")
+    entry = export(
+        options.run,
+        options.weights_folder,
+        options.manifest,
+        name=options.name,
+        version=options.version,
+        preprocess=from_dict(facts),
+        calibration=Calibration.from_dict(_read(options.run / "calibration.json")),
+        provenance={
+            "licence": "Apache-2.0",
+            "data": f"{len(train)} pictures of {len({s.source for s in train})} sources to train, {len(val)} to calibrate",
+            "data_sha256": digest([*train, *val]),
+            "training_minutes": round(sum(_call_minutes(read_log(options.run))), 1),
+        },
+    )
+    print(json.dumps(entry, indent=1))
+
+
+def _call_minutes(rows: list[dict[str, float]]) -> list[float]:
+    """Minutes of each call that worked on a run: the clock starts again at zero with every call."""
+    ends = [a["seconds"] for a, b in zip(rows, rows[1:]) if b["seconds"] < a["seconds"]]
+    return [seconds / 60 for seconds in [*ends, *(row["seconds"] for row in rows[-1:])]]
+
+
+def _results(options: argparse.Namespace) -> None:
+    from .tables import results_page
+
+    page = results_page(options.scores)
+    if options.out:
+        options.out.write_text(page, encoding="utf-8")
+    else:
+        print(page)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,178 @@
+"""Measures a detector through its public interface, under every condition of compression and scale.
+
+Scores are stored as CSV, one row a picture and condition, and every table is computed from these files.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..detector import Detector
+from ..images import load_image
+from ..prediction import Failure
+from .augment import CONDITIONS, HEADLINE_CONDITIONS, apply_condition
+from .datasets import AI, Sample
+from .metrics import bootstrap, measure
+
+
+@dataclass(frozen=True)
+class Score:
+    """One picture under one condition.
+
+    Attributes:
+        file: File name.
+        split: See `Sample`; so are label, source, line, group and style.
+        condition: See `apply_condition`.
+        logit: Pooled logit before calibration.
+        probability: Calibrated.
+    """
+
+    file: str
+    split: str
+    label: int
+    source: str
+    line: str
+    group: str
+    style: str
+    condition: str
+    logit: float
+    probability: float
+
+
+def score(
+    detector: Detector,
+    samples: Sequence[Sample],
+    conditions: Iterable[str] = CONDITIONS,
+    *,
+    progress: Callable[[int], None] | bool = False,
+) -> list[Score]:
+    """Scores of all samples under all conditions; a sample that does not decode raises its ImageError.
+
+    Args:
+        detector: The detector.
+        samples: Labelled pictures.
+        conditions: Some of `CONDITIONS`.
+        progress: See `Detector.stream`.
+    """
+    work = [(sample, condition) for sample in samples for condition in conditions]
+
+    def pictures() -> Iterator[Image.Image]:
+        last, image = None, None
+        for sample, condition in work:
+            if sample is not last:
+                last, image = sample, Image.fromarray(load_image(sample.path)[0].permute(1, 2, 0).numpy())
+            assert image is not None
+            yield apply_condition(image, condition, is_ai=sample.label == AI)
+
+    scores = []
+    for (sample, condition), record in zip(work, detector.stream(pictures(), on_error="raise", progress=progress)):
+        assert not isinstance(record, Failure)
+        facts = {name: getattr(sample, name) for name in ("split", "label", "source", "line", "group", "style")}
+        logit = detector.calibration.pooled(record.view_logits)
+        scores.append(
+            Score(file=sample.path.name, condition=condition, logit=logit, probability=record.probability, **facts)
+        )
+    return scores
+
+
+def write_scores(scores: Sequence[Score], path: str | Path) -> None:
+    """Writes scores as CSV; logits and probabilities keep 6 significant digits."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Score)])
+        writer.writeheader()
+        for item in scores:
+            writer.writerow({**asdict(item), "logit": f"{item.logit:.6g}", "probability": f"{item.probability:.6g}"})
+
+
+def read_scores(path: str | Path) -> list[Score]:
+    """Reads what `write_scores` wrote."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return [
+            Score(**{**row, "label": int(row["label"]), "logit": float(row["logit"]),  # type: ignore[arg-type]
+                     "probability": float(row["probability"])})
+            for row in csv.DictReader(file)
+        ]
+
+
+def subsets(scores: Sequence[Score], train_lines: frozenset[str]) -> dict[str, list[Score]]:
+    """The parts of which figures are given.
+
+    `test_unseen` has two parts beside the whole. strict: generators of model lines that training never saw, against all its
+    real pictures. photo-like: only photographs and faces of both classes.
+
+    Args:
+        scores: Any scores.
+        train_lines: Model lines of the training split.
+    """
+    parts: dict[str, list[Score]] = {}
+    for item in scores:
+        parts.setdefault(item.split, []).append(item)
+    if unseen := parts.get("test_unseen"):
+        parts["test_unseen strict"] = [s for s in unseen if s.label != AI or s.line not in train_lines]
+        parts["test_unseen photo-like"] = [s for s in unseen if s.style in ("photo", "face")]
+    return parts
+
+
+def summarise(scores: Sequence[Score], train_lines: frozenset[str], *, draws: int = 300) -> list[dict[str, Any]]:
+    """One row for each part and condition, and one `headline` row for each part.
+
+    The headline is the mean over q96, q75 and half+q80. Its interval comes from drawing groups once for all three. The
+    format-swap gap of a part is its balanced accuracy as-is minus that of swap.
+
+    Returns:
+        Dictionaries: part, condition, n_real, n_ai, then for each metric a triple (value, low, high).
+    """
+    rows: list[dict[str, Any]] = []
+    for part, chosen in subsets(scores, train_lines).items():
+        for condition in CONDITIONS:
+            if here := [s for s in chosen if s.condition == condition]:
+                rows.append(_row(part, condition, here, draws))
+        head = [s for s in chosen if s.condition in HEADLINE_CONDITIONS]
+        if {s.condition for s in head} == set(HEADLINE_CONDITIONS):
+            rows.append(_headline(part, head, draws))
+    return rows
+
+
+def _arrays(scores: Sequence[Score]) -> tuple[Any, Any, list[str]]:
+    labels = np.array([s.label for s in scores], dtype=float)
+    return labels, np.array([s.probability for s in scores]), [s.group for s in scores]
+
+
+def _row(part: str, condition: str, scores: Sequence[Score], draws: int) -> dict[str, Any]:
+    labels, probabilities, groups = _arrays(scores)
+    figures = bootstrap(labels, probabilities, groups, draws=draws)
+    ai = int(labels.sum())
+    return {"part": part, "condition": condition, "n_real": len(scores) - ai, "n_ai": ai, **figures}
+
+
+def _headline(part: str, scores: Sequence[Score], draws: int) -> dict[str, Any]:
+    by_condition = [[s for s in scores if s.condition == c] for c in HEADLINE_CONDITIONS]
+    names = np.unique([s.group for s in scores])
+    index = [np.searchsorted(names, [s.group for s in part_scores]) for part_scores in by_condition]
+    arrays = [_arrays(part_scores)[:2] for part_scores in by_condition]
+
+    def mean(counts: Any) -> dict[str, float]:
+        each = [measure(*a, 0.5, None if counts is None else counts[i] * 1.0) for a, i in zip(arrays, index)]
+        return {name: float(np.mean([figures[name] for figures in each])) for name in each[0]}
+
+    point, rng = mean(None), np.random.default_rng(0)
+    drawn = [mean(np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names))) for _ in range(draws)]
+    figures = {
+        name: (value, *(float(v) for v in np.nanpercentile([d[name] for d in drawn], [2.5, 97.5])))
+        for name, value in point.items()
+    }
+    ai = sum(s.label for s in by_condition[0])
+    return {"part": part, "condition": "headline", "n_real": len(by_condition[0]) - ai, "n_ai": ai, **figures}
+
+
+def swap_gap(rows: Sequence[dict[str, Any]], part: str) -> float:
+    """Balanced accuracy as-is minus that under swap, of one part; NaN where one was not measured."""
+    value = {row["condition"]: row["balanced_accuracy"][0] for row in rows if row["part"] == part}
+    return float(value.get("as-is", float("nan")) - value.get("swap", float("nan")))

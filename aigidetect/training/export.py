@@ -1,0 +1,121 @@
+"""A finished run -> a weights file and a manifest entry, ready to ship."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from ..calibration import Calibration
+from ..detector import Detector
+from ..models import load_architecture
+from ..preprocess import Preprocess
+from ..registry import golden_views
+from .fit import read_recipe
+from .recipe import Recipe
+
+# Golden logits are compared across machines and torch versions, whose float32 kernels differ in the last digits.
+GOLDEN_TOLERANCE = 2e-3
+
+
+def run_detector(
+    run: str | Path, preprocess: Preprocess, calibration: Calibration | None = None, *, device: str = "auto"
+) -> Detector:
+    """A Detector of a run's averaged weights as they will be stored, in half precision.
+
+    Args:
+        run: Folder of a finished run.
+        preprocess: How it will see pictures.
+        calibration: None leaves it uncalibrated.
+        device: See `Detector`.
+
+    Raises:
+        FileNotFoundError: The run is not finished.
+    """
+    recipe = read_recipe(run)
+    network = load_architecture(recipe.architecture).build(**recipe.config)
+    network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in _stored(run).items()})
+    return Detector(network, preprocess, calibration or Calibration(), name=recipe.name, device=device)
+
+
+def _stored(run: str | Path) -> dict[str, Tensor]:
+    state = load_file(Path(run) / "model.safetensors")
+    return {k: v.half() if v.is_floating_point() and v.ndim > 1 else v for k, v in sorted(state.items())}
+
+
+def export(
+    run: str | Path,
+    weights_folder: str | Path,
+    manifest: str | Path,
+    *,
+    name: str,
+    version: int,
+    preprocess: Preprocess,
+    calibration: Calibration,
+    provenance: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Writes `<name>-<version>.safetensors` and adds the entry `<name>@<version>` to the manifest file.
+
+    Matrices are stored as float16, vectors (biases, batch-norm statistics) as float32.
+
+    Args:
+        run: Folder of a finished run.
+        weights_folder: Where the weights file goes.
+        manifest: JSON file that gets the entry.
+        name: Name of the detector.
+        version: Its version.
+        preprocess: Preprocessing the weights were calibrated with.
+        calibration: See `aigidetect.training.calibrate`.
+        provenance: Facts for the entry: licence, data, metrics, ...
+
+    Returns:
+        The entry.
+
+    Raises:
+        ValueError: The manifest already has this version; published entries never change.
+    """
+    recipe = read_recipe(run)
+    book = json.loads(Path(manifest).read_text(encoding="utf-8"))
+    if (book["detectors"].get(f"{name}@{version}") or {}).get("weights"):
+        raise ValueError(f"{name}@{version} is already in {manifest}; published entries never change, raise the version.")
+    content = save(_stored(run), metadata={"detector": f"{name}@{version}", "recipe": recipe.to_json()})
+    file = f"{name}-{version}.safetensors"
+    (Path(weights_folder) / file).write_bytes(content)
+    entry = _entry(recipe, run_detector(run, preprocess, calibration, device="cpu"), file, content, provenance)
+    book["detectors"][f"{name}@{version}"] = entry
+    book["detectors"] = dict(sorted(book["detectors"].items()))
+    Path(manifest).write_text(json.dumps(book, indent=1) + "\n", encoding="utf-8")
+    return entry
+
+
+def _entry(
+    recipe: Recipe, detector: Detector, file: str, content: bytes, provenance: Mapping[str, Any]
+) -> dict[str, Any]:
+    [golden] = detector.view_logits([golden_views(detector.preprocess)])
+    return {
+        "architecture": recipe.architecture,
+        "config": recipe.config,
+        "preprocess": detector.preprocess.to_dict(),
+        "calibration": detector.calibration.to_dict(),
+        "weights": {
+            "file": file,
+            "repo_id": None,
+            "revision": None,
+            "filename": None,
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "bytes": len(content),
+        },
+        "parameters": sum(p.numel() for p in detector.network.parameters()),
+        "provenance": {**provenance, "recipe": json.loads(recipe.to_json()), "torch": torch.__version__.split("+")[0]},
+        "golden": {
+            "input": "noise-v1",
+            "logits": [round(value, 6) for value in golden],
+            "tolerance": GOLDEN_TOLERANCE,
+        },
+    }

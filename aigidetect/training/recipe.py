@@ -1,0 +1,124 @@
+"""What a training run is: a dataclass, stored as JSON beside the weights it made."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from .augment import Augment
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that a run depends on besides the data and the package version.
+
+    Attributes:
+        name: Short name; also the name of the run.
+        architecture: File in `aigidetect.models`.
+        config: Keyword arguments of its `build`.
+        seed: Seed of the initial weights and of every batch.
+        steps: Optimiser steps.
+        batch_size: Views a step, half of them real.
+        sizes: Pairs (share of the run, side of the views in pixels), in order; the shares add up to 1.
+        augment: Distribution of the views.
+        learning_rate: Peak of the schedule: linear warm-up, then cosine to a hundredth.
+        warmup: Share of the run that warms up.
+        weight_decay: AdamW's, on tensors with two or more dimensions.
+        ema_decay: Decay a step of the averaged weights, which are what is exported.
+        label_smoothing: Targets are this far from 0 and 1.
+        balance: Exponent of a source's size in its probability: 0 draws sources evenly, 1 draws pictures evenly.
+        consistency: Weight of the paired loss: every picture of the batch is seen twice, under two degradations, and
+            their logits are drawn together. 0 switches it off.
+        precision: `"bf16"` runs convolutions in bfloat16 under autocast, `"fp32"` all in float32.
+    """
+
+    name: str
+    architecture: str
+    config: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    steps: int = 1000
+    batch_size: int = 32
+    sizes: tuple[tuple[float, int], ...] = ((1.0, 96),)
+    augment: Augment = field(default_factory=Augment)
+    learning_rate: float = 1e-3
+    warmup: float = 0.02
+    weight_decay: float = 0.02
+    ema_decay: float = 0.999
+    label_smoothing: float = 0.0
+    balance: float = 0.5
+    consistency: float = 0.0
+    precision: Literal["bf16", "fp32"] = "fp32"
+
+    def size_at(self, step: int) -> int:
+        """Side of the views at a step, in pixels."""
+        passed = 0.0
+        for share, size in self.sizes:
+            passed += share
+            if step < passed * self.steps:
+                return size
+        return self.sizes[-1][1]
+
+    def to_json(self) -> str:
+        """The recipe as indented JSON; `from_json` reads it back."""
+        return json.dumps(dataclasses.asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Recipe:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            TypeError: An unknown field.
+            ValueError: Not JSON.
+        """
+        facts = json.loads(text)
+        augment = Augment(**{k: _tuples(v) for k, v in facts.pop("augment", {}).items()})
+        return cls(augment=augment, **{k: v if k == "config" else _tuples(v) for k, v in facts.items()})
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+_MS_CA = {"fusion": "multi", "channel_attention": True}
+
+RECIPES: dict[str, Recipe] = {
+    # The yardstick: a short run with a plain pipeline, which every other recipe has to beat.
+    "npr-ms-ca-reference": Recipe(
+        name="npr-ms-ca-reference",
+        architecture="npr_resnet",
+        config=_MS_CA,
+        steps=1190,
+        augment=Augment(
+            resample=0.5, scale=(0.5, 1.5), first_encode=0.0, encode=1.0, quality=(50, 96), webp=0.0, blur=0.0,
+            noise=0.0, colour=0.0,
+        ),
+        precision="bf16",
+    ),
+    "npr-ms-ca": Recipe(
+        name="npr-ms-ca",
+        architecture="npr_resnet",
+        config=_MS_CA,
+        steps=8000,
+        sizes=((0.3, 64), (0.45, 96), (0.25, 128)),
+        learning_rate=1.5e-3,
+        label_smoothing=0.02,
+        precision="bf16",
+    ),
+}
+
+
+def load_recipe(name_or_path: str) -> Recipe:
+    """A recipe of this package by name, or one from a JSON file.
+
+    Raises:
+        KeyError: Neither a known name nor a file; the message lists the names.
+    """
+    if name_or_path in RECIPES:
+        return RECIPES[name_or_path]
+    path = Path(name_or_path)
+    if not path.is_file():
+        raise KeyError(f"No recipe or file {name_or_path!r}; recipes of this package: {', '.join(RECIPES)}.")
+    return Recipe.from_json(path.read_text(encoding="utf-8"))

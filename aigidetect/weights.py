@@ -1,0 +1,299 @@
+"""Manifest entry -> verified state dict. The only file that may touch the network.
+
+A checkpoint is looked for in this order; the first place that has it is taken:
+
+    1  the path given by the caller       your own weights: NOT compared with the published hash
+    2  the folder AIGIDETECT_WEIGHTS_DIR  from here on, size and SHA-256 must be the published ones, at every load
+    3  the installed package
+    4  the cache of huggingface_hub       asks no server if the published commit is cached
+    5  the Hugging Face Hub               honours HF_HOME, HF_HUB_CACHE, HF_ENDPOINT and HF_HUB_OFFLINE
+
+Only safetensors files are read, never a pickle. In the first two places a file is looked for under its bundled name, as
+`<name>-<version>.safetensors`, and under its name on the Hub.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Literal
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from .errors import WeightsError, WeightsMismatch, WeightsNotAvailable
+from .manifest import ManifestEntry, WeightsFile
+
+WEIGHTS_DIR_VARIABLE = "AIGIDETECT_WEIGHTS_DIR"
+
+# Resolved, because an installer may have linked this module, but not the weights, into site-packages.
+_BUNDLED = Path(__file__).resolve().parent / "weights"
+_Place = str | Path | None
+
+
+@dataclass(frozen=True)
+class _Found:
+    path: Path
+    place: Literal["path", "folder", "package", "hub"]
+
+
+def locate(
+    entry: ManifestEntry,
+    *,
+    weights: str | Path | None = None,
+    revision: str | None = None,
+    local_files_only: bool = False,
+    cache_dir: str | Path | None = None,
+) -> Path:
+    """Path of a detector's checkpoint, downloaded if need be. Its content is not checked here.
+
+    Args:
+        entry: The detector.
+        weights: A checkpoint of your own for the same architecture, or a folder that has one.
+        revision: Commit, branch or tag to ask the Hub for instead of the published commit. The bytes must still be the
+            published ones. Without effect if the file is found in an earlier place.
+        local_files_only: Never use the network.
+        cache_dir: Cache folder instead of huggingface_hub's own.
+
+    Raises:
+        WeightsNotAvailable: It is nowhere and could not be, or may not be, downloaded; or none was ever published.
+        WeightsError: A link leads out of the package's folder or out of the cache.
+    """
+    return _find(entry, weights, revision, local_files_only, cache_dir).path
+
+
+def load_state_dict(
+    entry: ManifestEntry,
+    *,
+    weights: str | Path | None = None,
+    revision: str | None = None,
+    local_files_only: bool = False,
+    cache_dir: str | Path | None = None,
+) -> tuple[dict[str, Tensor], str]:
+    """Tensors of a detector's checkpoint, and the SHA-256 of the very bytes they were read from.
+
+    A checkpoint given by `weights` is yours to vouch for: its hash is returned, not compared.
+
+    Arguments and further errors: see `locate`.
+
+    Raises:
+        WeightsMismatch: Size or SHA-256 differ from the published ones, or the file is no intact safetensors file.
+    """
+    found = _find(entry, weights, revision, local_files_only, cache_dir)
+    content, sha256 = _read(entry, found)
+    try:
+        return safetensors.torch.load(content), sha256
+    except Exception as error:  # the parser's own errors and, for odd headers, KeyError, ValueError and more
+        raise WeightsMismatch(
+            f"{found.path} is not an intact safetensors file ({type(error).__name__}: {error}). A pickled checkpoint "
+            "(.pth, .pt, .bin, .ckpt) must first be converted with `aigidetect convert`."
+        ) from error
+
+
+def fetch(
+    entry: ManifestEntry, *, force: bool = False, revision: str | None = None, cache_dir: str | Path | None = None
+) -> Path:
+    """Path of a detector's checkpoint, downloaded if need be, and verified to be the published one.
+
+    Args:
+        entry: The detector.
+        force: Downloads it again if it is on the Hub, even if it is here.
+        revision: See `locate`.
+        cache_dir: See `locate`.
+
+    Raises:
+        WeightsMismatch: Size or SHA-256 differ from the published ones.
+        WeightsError: See `locate`.
+    """
+    if force and entry.weights is not None and entry.weights.repo_id is not None:
+        found = _from_hub(entry, entry.weights, revision, False, cache_dir, force=True)
+    else:
+        found = _find(entry, None, revision, False, cache_dir)
+    _read(entry, found)
+    return found.path
+
+
+def load_into(module: torch.nn.Module, state: Mapping[str, Tensor], *, origin: str) -> None:
+    """Copies tensors into a module, strictly: all keys, all shapes, or nothing at all.
+
+    Floating-point tensors are cast to the type of the module's own, so weights may be stored in half precision.
+
+    Args:
+        module: Gets the values; unchanged if an error is raised.
+        state: Tensors by key.
+        origin: Where they come from, for the message.
+
+    Raises:
+        WeightsMismatch: Keys are missing or left over, or shapes or kinds of number differ; lists five of each.
+    """
+    own = module.state_dict()
+    problems = {
+        "missing": [key for key in own if key not in state],
+        "unexpected": [key for key in state if key not in own],
+        "of another shape or kind": [
+            f"{key} (expected {_kind(own[key])}, got {_kind(state[key])})"
+            for key in own
+            if key in state and _kind(own[key]) != _kind(state[key])
+        ],
+    }
+    if any(problems.values()):
+        lists = "; ".join(f"{problem}: {_first(keys)}" for problem, keys in problems.items() if keys)
+        raise WeightsMismatch(f"The weights of {origin} do not fit the network {type(module).__name__}; {lists}.")
+    try:
+        module.load_state_dict(dict(state), strict=True)
+    except RuntimeError as error:  # a check of the module's own
+        raise WeightsMismatch(f"The weights of {origin} do not fit {type(module).__name__}: {error}") from error
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{'float' if tensor.is_floating_point() else str(tensor.dtype)[6:]} {tuple(tensor.shape)}"
+
+
+def _first(keys: list[str]) -> str:
+    return ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
+
+
+def _find(entry: ManifestEntry, own: _Place, revision: str | None, offline: bool, cache_dir: _Place) -> _Found:
+    if own is not None:
+        return _own(entry, own)
+    if entry.weights is None:
+        raise WeightsNotAvailable(f"Detector {entry.full_name!r} has no published weights. {entry.note}")
+    if found := _in_folder(entry) or _in_package(entry.weights):
+        return found
+    return _from_hub(entry, entry.weights, revision, offline, cache_dir)
+
+
+def _names(entry: ManifestEntry) -> list[str]:
+    """File names of a checkpoint, the preferred one first."""
+    standard = f"{entry.name}-{entry.version}.safetensors"
+    names = [standard] if entry.weights is None else [entry.weights.file, standard, entry.weights.filename]
+    return [_bare(name) for name in dict.fromkeys(names) if name is not None]
+
+
+def _bare(name: str) -> str:
+    # The manifest reader refuses such names, but an entry may have been made without it.
+    if name in ("", ".", "..") or name != PurePosixPath(name).name or name != PureWindowsPath(name).name:
+        raise WeightsError(f"Refused the weights file name {name!r}: expected a bare name, without any folder.")
+    return name
+
+
+def _own(entry: ManifestEntry, weights: str | Path) -> _Found:
+    path, names = Path(os.path.expanduser(weights)), _names(entry)
+    for candidate in [path, *(path / name for name in names)]:
+        if os.path.isfile(candidate) and str(weights):  # an empty text would mean the working folder
+            return _Found(candidate, "path")
+    raise WeightsNotAvailable(
+        f"No weights at {str(weights)!r}: expected a safetensors file, or a folder that has {' or '.join(names)}."
+    )
+
+
+def _in_folder(entry: ManifestEntry) -> _Found | None:
+    folder = os.environ.get(WEIGHTS_DIR_VARIABLE)
+    paths = [Path(os.path.expanduser(folder)) / name for name in _names(entry)] if folder else []
+    return next((_Found(path, "folder") for path in paths if os.path.isfile(path)), None)
+
+
+def _in_package(weights: WeightsFile) -> _Found | None:
+    if weights.file is None or not os.path.isfile(_BUNDLED / _bare(weights.file)):
+        return None
+    return _Found(_inside(_BUNDLED / weights.file, _BUNDLED), "package")
+
+
+def _from_hub(
+    entry: ManifestEntry, weights: WeightsFile, revision: str | None, offline: bool, cache: _Place, force: bool = False
+) -> _Found:
+    if weights.repo_id is None or weights.filename is None:
+        raise WeightsNotAvailable(
+            f"The weights of detector {entry.full_name!r} come with aigidetect, but {_BUNDLED / str(weights.file)} is "
+            "missing. Run `pip install --force-reinstall aigidetect`."
+        )
+    name, revision = _bare(weights.filename), revision or weights.revision
+    try:
+        from huggingface_hub import constants, hf_hub_download  # slow, and needed by few
+
+        cache = Path(os.path.expanduser(cache or constants.HF_HUB_CACHE))
+        path = hf_hub_download(
+            weights.repo_id, name, revision=revision, cache_dir=cache, local_files_only=offline, force_download=force
+        )
+    except Exception as error:  # of the Hub, of its HTTP client, of the disk: the caller needs one kind
+        raise WeightsNotAvailable(
+            f"Cannot get {name} of detector {entry.full_name!r} from the Hub (repository {weights.repo_id}, revision "
+            f"{revision}): {_reason(error, offline)} For a machine without network, run `aigidetect fetch "
+            f"{entry.full_name}` on another, copy the file as {_names(entry)[0]} into a folder, and set "
+            f"{WEIGHTS_DIR_VARIABLE} to it."
+        ) from error
+    return _Found(_inside(Path(path), cache), "hub")
+
+
+def _reason(error: BaseException, offline: bool) -> str:
+    """What went wrong and what to do, from the chain of causes."""
+    if offline:
+        return "local_files_only forbids the network, and it is not in the cache."
+    from huggingface_hub import errors as hub
+
+    advice: list[tuple[type[Exception], str]] = [
+        (hub.OfflineModeIsEnabled, "the network is switched off by HF_HUB_OFFLINE, and it is not in the cache."),
+        (hub.GatedRepoError, "access is restricted; accept the terms of the repository and run `hf auth login`."),
+        (hub.RepositoryNotFoundError, "no such repository, or a private one that needs `hf auth login`."),
+        (hub.RevisionNotFoundError, "the repository has no such revision."),
+        (hub.RemoteEntryNotFoundError, "the repository has no such file at this revision."),
+        (hub.HfHubHTTPError, "the server failed; try again later."),
+        (hub.FileMetadataError, "the server does not answer like a Hub; check HF_ENDPOINT and the proxy."),
+        (PermissionError, "the cache cannot be written; set HF_HOME to a folder of yours."),
+    ]
+    causes = [error]
+    while (cause := causes[-1].__cause__) and cause not in causes:
+        causes.append(cause)
+    detail = " ".join(f"{type(causes[-1]).__name__}: {causes[-1]}".split())[:300]
+    if any(isinstance(cause, OSError) and cause.errno == errno.ENOSPC for cause in causes):
+        return f"the disk is full; free some space, or set HF_HOME to another disk. ({detail})"
+    texts = (text for cause in causes for kind, text in advice if isinstance(cause, kind))
+    text = next(texts, "no connection, or it broke off; check network, proxy and HF_ENDPOINT, then try again.")
+    return f"{text} ({detail})"
+
+
+def _inside(path: Path, folder: Path) -> Path:
+    target, root = Path(os.path.realpath(path)), Path(os.path.realpath(folder))
+    if not target.is_relative_to(root):
+        raise WeightsError(
+            f"Refused {path}: it leads to {target}, outside of {root}. Delete it; to use that file on purpose, pass "
+            f"its path as `weights`, or its folder as {WEIGHTS_DIR_VARIABLE}."
+        )
+    return path
+
+
+def _read(entry: ManifestEntry, found: _Found) -> tuple[bytes, str]:
+    """Content and SHA-256 of a checkpoint, compared with the published ones unless it is the caller's own.
+
+    The whole file is read at once, so that what is hashed is what is loaded.
+    """
+    published = None if found.place == "path" else entry.weights
+    try:
+        with open(found.path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            content = file.read() if published is None or size == published.bytes else b""
+    except (OSError, MemoryError) as error:
+        raise WeightsNotAvailable(f"Cannot read the weights {found.path}: {type(error).__name__} {error}") from error
+    sha256 = hashlib.sha256(content).hexdigest()
+    if published is not None and size != published.bytes:
+        raise _mismatch(entry, found, f"{published.bytes} bytes", f"{size} bytes")
+    if published is not None and sha256 != published.sha256:
+        raise _mismatch(entry, found, f"sha256 {published.sha256}", f"sha256 {sha256}")
+    return content, sha256
+
+
+def _mismatch(entry: ManifestEntry, found: _Found, expected: str, got: str) -> WeightsMismatch:
+    fix = {
+        "folder": f"Replace it, or unset {WEIGHTS_DIR_VARIABLE}.",
+        "package": "Run `pip install --force-reinstall aigidetect`.",
+        "hub": f"Delete it and run `aigidetect fetch {entry.full_name} --force`.",
+    }[found.place]
+    return WeightsMismatch(
+        f"{found.path} is not the published checkpoint of detector {entry.full_name!r}: expected {expected}, but got "
+        f"{got}. It was not loaded. {fix} To use a checkpoint of your own, pass its path as `weights`."
+    )
