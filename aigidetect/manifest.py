@@ -8,19 +8,19 @@
          "preprocess": {"kind": "tiles", ...},             goes to preprocess.from_dict
          "calibration": {                                  goes to Calibration.from_dict
            "pool": "mean", "temperature": 1.3, "bias": 0.1,
-           "thresholds": [{"fpr": 0.05, "probability": 0.7, ...}, ...]},      numbers only; the rest belongs to Threshold
+           "thresholds": [{"fpr": 0.05, "probability": 0.7, ...}, ...]},     numbers only; the rest belongs to Threshold
          "weights": {
            "file": "npr-ms-ca-1.safetensors",              in aigidetect/weights, or null
-           "repo_id": "org/name", "revision": "<40 hex>", "filename": "model.safetensors",   on the Hub, or all three null
+           "repo_id": "org/name", "revision": "<40 hex>", "filename": "model.safetensors", on the Hub, or all three null
            "sha256": "<64 hex>", "bytes": 2914004},
          "parameters": 1446665,
          "provenance": {"licence": "...", "recipe": "...", "data_sha256": "...", "metrics": {...}, ...},      free
          "golden": {"input": "noise-v1", "logits": [0.25, -1.5], "tolerance": 1e-3},
          "note": "..."}}}                                  may be left out
 
-An architecture without published weights has `"weights": null`; then `calibration`, `provenance` and `golden` may be null
-or left out, and `note` must say how to get or make weights. Within `weights`, a null field may be left out. Duplicate
-keys, unknown keys, NaN, infinities and file names that are more than a name are refused.
+An architecture without published weights has `"weights": null`; then `calibration`, `provenance` and `golden` may be
+null or left out, and `note` must say how to get or make weights. Within `weights`, a null field may be left out.
+Duplicate keys, unknown keys, NaN, infinities and file names that are more than a name are refused.
 """
 
 from __future__ import annotations

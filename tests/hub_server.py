@@ -30,7 +30,8 @@ class HubServer:
         self.mode: Mode = "ok"
         self.requests: list[str] = []
         self.closing = threading.Event()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server.hub = self
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def __enter__(self) -> HubServer:
@@ -57,54 +58,58 @@ class HubServer:
         return self.files.get(name, "EntryNotFound")
 
 
-def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+class _Server(ThreadingHTTPServer):
+    hub: HubServer
 
-        def do_HEAD(self) -> None:
-            self._respond(with_body=False)
 
-        def do_GET(self) -> None:
-            self._respond(with_body=True)
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    protocol_version = "HTTP/1.1"
 
-        def _respond(self, with_body: bool) -> None:
-            hub.requests.append(f"{self.command} {self.path}")
-            if hub.mode == "silent":
-                hub.closing.wait(10)
-            content = hub.find(self.path)
-            if hub.mode == "error":
-                self._answer(500, {}, b"out of order" if with_body else b"", 12)
-            elif isinstance(content, str):
-                self._answer(403 if content == "GatedRepo" else 404, {"X-Error-Code": content}, b"", 0)
-            else:
-                self._file(content, with_body)
+    def do_HEAD(self) -> None:
+        self._respond(with_body=False)
 
-        def _file(self, content: bytes, with_body: bool) -> None:
-            headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": COMMIT}
-            start = int(self.headers.get("Range", "bytes=0-")[6:].partition("-")[0])
-            part = content[start:]
-            if start:
-                headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-            length = len(part)
-            if with_body and hub.mode in ("truncated", "dropped"):
-                part = part[: len(part) // 2]
-                length = len(part) if hub.mode == "truncated" else length
-                self.close_connection = True
-            if hub.mode == "no hub":
-                headers = {}
-            self._answer(206 if start else 200, headers, part if with_body else b"", length)
-            if with_body and hub.mode == "dropped":
-                hub.mode = "ok"
+    def do_GET(self) -> None:
+        self._respond(with_body=True)
 
-        def _answer(self, status: int, headers: dict[str, str], body: bytes, length: int) -> None:
-            self.send_response(status)
-            for key, value in headers.items():
-                self.send_header(key, value)
-            self.send_header("Content-Length", str(length))
-            self.end_headers()
-            self.wfile.write(body)
+    def _respond(self, with_body: bool) -> None:
+        self.server.hub.requests.append(f"{self.command} {self.path}")
+        if self.server.hub.mode == "silent":
+            self.server.hub.closing.wait(2)
+            self.close_connection = True
+            return
+        content = self.server.hub.find(self.path)
+        if self.server.hub.mode == "error":
+            self._answer(500, {}, b"out of order" if with_body else b"", 12)
+        elif isinstance(content, str):
+            self._answer(403 if content == "GatedRepo" else 404, {"X-Error-Code": content}, b"", 0)
+        else:
+            self._file(content, with_body)
 
-        def log_message(self, format: str, *args: object) -> None:
-            pass
+    def _file(self, content: bytes, with_body: bool) -> None:
+        headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": COMMIT}
+        start = int(self.headers.get("Range", "bytes=0-")[6:].partition("-")[0])
+        part = content[start:]
+        if start:
+            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        length = len(part)
+        if with_body and self.server.hub.mode in ("truncated", "dropped"):
+            part = part[: len(part) // 2]
+            length = len(part) if self.server.hub.mode == "truncated" else length
+            self.close_connection = True
+        if self.server.hub.mode == "no hub":
+            headers = {}
+        self._answer(206 if start else 200, headers, part if with_body else b"", length)
+        if with_body and self.server.hub.mode == "dropped":
+            self.server.hub.mode = "ok"
 
-    return Handler
+    def _answer(self, status: int, headers: dict[str, str], body: bytes, length: int) -> None:
+        self.send_response(status)
+        for key, value in headers.items():
+            self.send_header(key, value)
+        self.send_header("Content-Length", str(length))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass

@@ -45,6 +45,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
         template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client waits between its attempts
         yield server
 
 
@@ -100,18 +101,20 @@ def test_wrong_size_is_named(hub: HubServer) -> None:
 def test_failing_server_is_weights_not_available(
     hub: HubServer, mode: Mode, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.3)
+    if mode == "silent":
+        monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.2)
+        monkeypatch.setattr("huggingface_hub.file_download._ETAG_RETRY_TIMEOUT", 0.2, raising=False)
     hub.mode = mode
     with pytest.raises(WeightsNotAvailable, match=message) as caught:
         load_state_dict(entry())
     assert caught.value.__cause__ is not None
     assert "copy the file as npr-1.safetensors into a folder, and set AIGIDETECT_WEIGHTS_DIR" in str(caught.value)
     hub.mode = "ok"
+    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 10)
     assert_loads()
 
 
-def test_dropped_connection_is_resumed(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
+def test_dropped_connection_is_resumed(hub: HubServer) -> None:
     hub.mode = "dropped"
     assert_loads()
 
@@ -140,11 +143,11 @@ def test_local_files_only_asks_no_server(hub: HubServer) -> None:
     assert hub.requests == []
 
 
-def test_other_revision_must_have_the_published_bytes(hub: HubServer) -> None:
+def test_other_revision_must_have_the_published_bytes(hub: HubServer, tmp_path: Path) -> None:
     assert_loads(revision="main")
     hub.files["model.safetensors"] = OTHER
     with pytest.raises(WeightsMismatch):
-        fetch(entry(), revision="main", force=True)
+        fetch(entry(), revision="main", cache_dir=tmp_path / "fresh")
 
 
 @LINKS

@@ -1,0 +1,330 @@
+"""path | bytes | file object | PIL | array | tensor -> (3, H, W) uint8 RGB, hardened.
+
+Policies:
+
+    limits        bytes and pixels are checked before anything is decoded
+    formats       an allow-list; the content decides, not the file's name
+    damage        a file that ends early or is corrupt is an error, never half a picture
+    orientation   the EXIF orientation is applied by transposing, which moves pixels and changes none
+    16 bit        scaled to 8 bit by rounding, not clipped
+    alpha         composited over white
+    CMYK, grey, palette, LAB, YCbCr   converted by Pillow; colour profiles are not applied
+    animation     the first frame or page is scored, and the count is noted
+
+Nothing is ever resampled here, and Pillow's fast JPEG modes are not used: both change the pixels that detectors measure.
+
+One kind of damage cannot be told: bits flipped inside the compressed data of a JPEG, if they still decode to something.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import stat
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageFile, UnidentifiedImageError
+from torch import Tensor
+
+from .errors import AigidetectError, ImageError, ImageTooLarge, ImageTruncated, UnsupportedImage
+from .prediction import ImageInfo
+
+DEFAULT_MAX_BYTES = 256 * 2**20
+DEFAULT_MAX_PIXELS = 150_000_000  # below Pillow's own limit of twice 89,478,485
+
+# MPO is what phones write: a JPEG followed by further JPEGs. AVIF exists only in some builds of Pillow.
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+
+_TAKES = (
+    "a path (str or Path), bytes, a binary file object, a PIL image, a numpy array (H, W), (H, W, 3) or (H, W, 4), or a "
+    "torch tensor (3, H, W); arrays and tensors RGB, uint8 or float in [0, 1]"
+)
+_URL = re.compile(r"(?i)(?:[a-z][a-z0-9+.-]+://|data:)")
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def load_image(
+    source: object, *, max_bytes: int = DEFAULT_MAX_BYTES, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> tuple[Tensor, ImageInfo]:
+    """One input as pixels.
+
+    Args:
+        source: A path, bytes, a binary file object, a PIL image, a numpy array (H, W), (H, W, 3) or (H, W, 4), or a torch
+            tensor (3, H, W) or (1, H, W). Arrays and tensors are RGB, uint8 or float in [0, 1].
+        max_bytes: Largest file.
+        max_pixels: Largest picture, width times height.
+
+    Returns:
+        (3, H, W) uint8 RGB, contiguous, and what decoding found and did.
+
+    Raises:
+        ImageTooLarge: Over a limit.
+        ImageTruncated: The data end early or are damaged.
+        UnsupportedImage: Not a picture, not in a supported format, or not a regular file.
+        ImageError: The file cannot be read, or an array has a wrong shape or values out of range.
+        TypeError: Any other type of input; the message lists what works.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        return _decode(_read_file(os.fspath(source), max_bytes), max_pixels)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        _check_bytes(len(source), max_bytes)
+        return _decode(bytes(source), max_pixels)
+    if isinstance(source, Image.Image):
+        return _from_pil(source, max_pixels)
+    if isinstance(source, np.ndarray):
+        return _from_array(source, max_pixels)
+    if isinstance(source, Tensor):
+        return _from_tensor(source, max_pixels)
+    if callable(read := getattr(source, "read", None)):
+        return _decode(_read_object(read, max_bytes), max_pixels)
+    raise TypeError(f"Expected {_TAKES}; but got {type(source).__name__}.")
+
+
+def describe_source(source: object) -> str:
+    """What a record calls an input: its path, or its kind in angle brackets."""
+    if isinstance(source, (str, os.PathLike)):
+        return os.fsdecode(source)
+    if isinstance(source, Image.Image):
+        return "<PIL.Image>"
+    if isinstance(source, np.ndarray):
+        return "<array>"
+    if isinstance(source, Tensor):
+        return "<tensor>"
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return "<bytes>"
+    if hasattr(source, "read"):
+        return f"<file {getattr(source, 'name', '')}>"
+    return f"<{type(source).__name__}>"
+
+
+def _check_bytes(size: int, limit: int) -> None:
+    if size > limit:
+        raise ImageTooLarge(f"The input has {size:,} bytes, the limit is {limit:,}; raise max_bytes if you trust it.")
+
+
+def _check_pixels(width: int, height: int, limit: int) -> None:
+    if width * height > limit:
+        raise ImageTooLarge(
+            f"The picture has {width}x{height} pixels, {width * height:,} in all, the limit is {limit:,}; cut out the part "
+            "that matters, at its native size, or raise max_pixels if you trust the file."
+        )
+    if width < 1 or height < 1:
+        raise ImageError(f"Expected at least one pixel, but the picture has {width}x{height}.")
+
+
+def _read_file(path: str | bytes, limit: int) -> bytes:
+    name = os.fsdecode(path)
+    if _URL.match(name) and not os.path.exists(path):
+        raise UnsupportedImage(f"{name[:80]!r} looks like a URL; download the file first and give its path.")
+    try:
+        status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
+            raise UnsupportedImage(f"{name!r} is a folder that cannot be scored as one picture; use stream() for folders.")
+        # Opening a pipe or a device could wait for ever.
+        if not stat.S_ISREG(status.st_mode):
+            raise UnsupportedImage(f"{name!r} is not a regular file; copy its content to one.")
+        _check_bytes(status.st_size, limit)
+        with open(path, "rb") as file:
+            return _read_object(file.read, limit)
+    except FileNotFoundError as error:
+        raise ImageError(f"There is no file {name!r}; check the path and the current folder.") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError(f"{name!r} cannot be read: {reason}.") from error
+
+
+def _read_object(read: Any, limit: int) -> bytes:
+    try:
+        data = read(limit + 1)
+    except OSError as error:
+        raise ImageError(f"The file object cannot be read: {error}.") from error
+    if not isinstance(data, bytes):
+        raise TypeError(f"Expected a binary file object, but its read() gave {type(data).__name__}; open it with 'rb'.")
+    _check_bytes(len(data), limit)
+    return data
+
+
+def _decode(data: bytes, max_pixels: int) -> tuple[Tensor, ImageInfo]:
+    if not data:
+        raise ImageTruncated("The file is empty; copy or download it again.")
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        raise ImageError(
+            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is switched on in this process, so half a picture could get a score; set "
+            "it to False."
+        )
+    try:
+        with Image.open(io.BytesIO(data), formats=_formats()) as image:
+            _check_pixels(*image.size, max_pixels)
+            _check_end(data, str(image.format))
+            return _convert(image, str(image.format))
+    except AigidetectError:
+        raise
+    except UnidentifiedImageError as error:
+        raise UnsupportedImage(_unidentified(data)) from error
+    except Image.DecompressionBombError as error:
+        raise ImageTooLarge(f"Pillow refuses the picture: {error}") from error
+    except MemoryError as error:
+        raise ImageTooLarge("The picture does not fit into memory; cut out the part that matters.") from error
+    except Exception as error:
+        # Pillow's plug-ins raise whatever their parsers meet (struct.error, SyntaxError, zlib.error, ...): whatever it is,
+        # the file did not decode.
+        raise ImageTruncated(f"The file is damaged or ends early: {type(error).__name__}: {error}") from error
+
+
+def _formats() -> list[str]:
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def _unidentified(data: bytes) -> str:
+    start = data.lstrip()[:512].lower()
+    kind = "an HTML page" if start.startswith((b"<!doctype html", b"<html")) else "not a picture in a supported format"
+    return f"The content is {kind}, whatever the file is called; supported: {', '.join(_formats())}."
+
+
+def _check_end(data: bytes, format: str) -> None:
+    # Without its end marker libjpeg may have filled the missing rows with grey, and may not say so. Bytes after the marker
+    # are fine: phones append further pictures and video.
+    if format in ("JPEG", "MPO") and b"\xff\xd9" not in data[data.rfind(b"\xff\xda") :]:
+        raise ImageTruncated("The JPEG ends before its end marker; copy or download the file again.")
+
+
+def _convert(image: Image.Image, format: str) -> tuple[Tensor, ImageInfo]:
+    """An opened picture -> pixels. What Pillow raises while it decodes is the caller's to translate."""
+    notes: list[str] = []
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and format != "MPO":
+        notes.append(f"Only the first of {frames} frames is scored.")
+    image.seek(0) if frames > 1 else None
+    tables = getattr(image, "quantization", None) if format in ("JPEG", "MPO") else None
+    mode = image.mode
+    image.load()
+    orientation = _orientation(image, notes)
+    rgb = _to_rgb(image, notes)
+    if orientation in _TURNS:
+        rgb = rgb.transpose(_TURNS[orientation])
+    pixels = torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()  # (3, H, W)
+    quality = estimate_jpeg_quality(tables) if tables else None
+    info = ImageInfo(format, rgb.width, rgb.height, mode, orientation, frames, quality, tuple(notes))
+    return pixels, info
+
+
+def _orientation(image: Image.Image, notes: list[str]) -> int:
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except Exception:
+        # EXIF is written by anything and anyone; broken metadata do not make the pixels wrong.
+        notes.append("The EXIF data are broken and were ignored.")
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _to_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
+    mode = image.mode
+    if mode == "RGB" and "transparency" not in image.info:
+        return image
+    if mode.startswith("I") or mode == "F":
+        return _scale_deep(image, notes)
+    if mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        notes.append("Transparency was composited over white.")
+        if mode in ("La", "RGBa"):
+            image = image.convert(mode.upper())
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _scale_deep(image: Image.Image, notes: list[str]) -> Image.Image:
+    values = np.asarray(image).astype(np.float64)
+    top = 1.0 if image.mode == "F" else 65535.0
+    if not (values.size and np.isfinite(values).all() and values.min() >= 0 and values.max() <= top):
+        raise UnsupportedImage(
+            f"Pixels of mode {image.mode!r} have to lie between 0 and {top:g}, but these do not; save the picture with 8 or "
+            "16 bits a channel."
+        )
+    notes.append(f"Values of mode {image.mode} were scaled to 8 bit.")
+    return Image.fromarray(np.rint(values * (255.0 / top)).astype(np.uint8)).convert("RGB")
+
+
+def _from_pil(image: Image.Image, max_pixels: int) -> tuple[Tensor, ImageInfo]:
+    _check_pixels(*image.size, max_pixels)
+    try:
+        # A copy, because decoding a lazily opened file would change the caller's object.
+        return _convert(image.copy(), "PIL")
+    except AigidetectError:
+        raise
+    except Exception as error:
+        raise ImageTruncated(f"The PIL image cannot be decoded: {type(error).__name__}: {error}") from error
+
+
+def _from_array(array: np.ndarray[Any, Any], max_pixels: int) -> tuple[Tensor, ImageInfo]:
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
+        raise ImageError(f"Expected an array (H, W), (H, W, 3) or (H, W, 4), but got the shape {array.shape}.")
+    _check_pixels(array.shape[1], array.shape[0], max_pixels)
+    pixels = _to_bytes(array)
+    mode = {1: "L", 3: "RGB", 4: "RGBA"}[1 if pixels.ndim == 2 else pixels.shape[2]]
+    tensor, info = _convert(Image.fromarray(pixels.squeeze(2) if mode == "L" and pixels.ndim == 3 else pixels), "array")
+    return tensor, info
+
+
+def _from_tensor(tensor: Tensor, max_pixels: int) -> tuple[Tensor, ImageInfo]:
+    if tensor.ndim != 3 or tensor.shape[0] not in (1, 3):
+        raise ImageError(f"Expected a tensor (3, H, W) or (1, H, W), but got the shape {tuple(tensor.shape)}.")
+    _check_pixels(tensor.shape[2], tensor.shape[1], max_pixels)
+    tensor = tensor.detach().cpu()
+    array = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    pixels = torch.from_numpy(_to_bytes(array)).expand(3, -1, -1).contiguous()
+    mode = "L" if len(tensor) == 1 else "RGB"
+    return pixels, ImageInfo("tensor", tensor.shape[2], tensor.shape[1], mode)
+
+
+def _to_bytes(array: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """uint8 as it is, float from [0, 1] by rounding. The type alone decides the scale, never the values."""
+    if array.dtype == np.uint8:
+        return np.ascontiguousarray(array)
+    if not np.issubdtype(array.dtype, np.floating):
+        raise ImageError(f"Expected uint8, or float in [0, 1], but got {array.dtype}; convert it first.")
+    values = array.astype(np.float64)
+    if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
+        raise ImageError("Expected float values in [0, 1], but some lie outside or are not finite; divide by 255 first?")
+    return np.rint(values * 255).astype(np.uint8)
+
+
+# The luminance table of the JPEG standard (ITU-T T.81, table K.1), in raster order.
+_LUMINANCE = (
+    16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29, 51, 87,
+    80, 62, 18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92, 49, 64, 78, 87, 103, 121, 120, 101, 72, 92,
+    95, 98, 112, 100, 103, 99,
+)  # fmt: skip
+
+
+def estimate_jpeg_quality(tables: Mapping[int, Sequence[int]]) -> int:
+    """The quality of the standard's luminance table, as libjpeg scales it, that is nearest to a file's.
+
+    Args:
+        tables: Table number -> 64 values in raster order, as Pillow's `quantization` gives them; table 0 is luminance.
+
+    Returns:
+        1-100. Exact for files of libjpeg; for cameras with tables of their own, an estimate.
+    """
+    table = np.asarray(tables[min(tables)], dtype=np.float64)
+    quality = np.arange(1, 101)[:, None]
+    percent = np.where(quality < 50, 5000 // quality, 200 - 2 * quality)
+    scaled = np.clip((np.array(_LUMINANCE) * percent + 50) // 100, 1, 255)  # (100, 64)
+    distance = np.abs(scaled - table).sum(axis=1)
+    # Several qualities share the all-ones table; the highest of the nearest is what was asked for most likely.
+    return int(100 - np.argmin(distance[::-1]))
