@@ -114,8 +114,19 @@ def _write_jsonl(records: Iterable[Prediction | Failure], out: IO[str]) -> tuple
 
 
 _COLUMNS = (
-    "source", "verdict", "probability", "threshold", "fpr", "format", "width", "height", "jpeg_quality", "detector",
-    "weights_sha256", "error", "message",
+    "source",
+    "verdict",
+    "probability",
+    "threshold",
+    "fpr",
+    "format",
+    "width",
+    "height",
+    "jpeg_quality",
+    "detector",
+    "weights_sha256",
+    "error",
+    "message",
 )
 
 
@@ -153,9 +164,7 @@ _WRITERS: dict[str, Callable[[Iterable[Prediction | Failure], IO[str]], tuple[in
 }
 
 
-def _count(
-    records: Iterable[Prediction | Failure], write: Callable[[Prediction | Failure], None]
-) -> tuple[int, int]:
+def _count(records: Iterable[Prediction | Failure], write: Callable[[Prediction | Failure], None]) -> tuple[int, int]:
     scored = failed = 0
     for record in records:
         write(record)

@@ -69,7 +69,7 @@ class Detector:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.device = torch.device(device)
         self.dtype = dtype or torch.float32
-        self.network = network.eval().to(self.device, self.dtype, memory_format=torch.channels_last)
+        self.network = network.eval().to(self.device, self.dtype).to(memory_format=torch.channels_last)
         self.preprocess = preprocess
         self.calibration = calibration
         self.name = name
@@ -79,7 +79,9 @@ class Detector:
         return f"Detector({self.name!r}, device={str(self.device)!r}, dtype={self.dtype})"
 
     @overload
-    def predict(self, x: list[Any] | tuple[Any, ...], *, fpr: float | None = None) -> list[Prediction | Failure]: ...
+    def predict(  # type: ignore[overload-overlap]  # a list is an object too; the first match wins
+        self, x: list[Any] | tuple[Any, ...], *, fpr: float | None = None
+    ) -> list[Prediction | Failure]: ...
     @overload
     def predict(self, x: object, *, fpr: float | None = None) -> Prediction: ...
     def predict(self, x: object, *, fpr: float | None = None) -> Prediction | list[Prediction | Failure]:

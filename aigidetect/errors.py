@@ -1,15 +1,15 @@
 """Every exception that aigidetect raises on purpose.
 
-    AigidetectError
-    ├── UnknownDetectorError (KeyError)      no detector of that name
-    ├── ManifestError (ValueError)           weights_manifest.json is not what it should be
-    ├── WeightsError (OSError)               a checkpoint cannot be used
-    │   ├── WeightsMismatch                  its bytes, keys or shapes are not the published ones
-    │   └── WeightsNotAvailable              it is not here and cannot be fetched
-    └── ImageError (ValueError)              an input cannot become pixels
-        ├── ImageTooLarge                    over the byte or pixel limit
-        ├── ImageTruncated                   the file ends early or its data are damaged
-        └── UnsupportedImage                 not a picture, or not in a supported format
+AigidetectError
+├── UnknownDetectorError (KeyError)      no detector of that name
+├── ManifestError (ValueError)           weights_manifest.json is not what it should be
+├── WeightsError (OSError)               a checkpoint cannot be used
+│   ├── WeightsMismatch                  its bytes, keys or shapes are not the published ones
+│   └── WeightsNotAvailable              it is not here and cannot be fetched
+└── ImageError (ValueError)              an input cannot become pixels
+    ├── ImageTooLarge                    over the byte or pixel limit
+    ├── ImageTruncated                   the file ends early or its data are damaged
+    └── UnsupportedImage                 not a picture, or not in a supported format
 """
 
 

@@ -23,7 +23,6 @@ import os
 import re
 import stat
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -301,7 +300,8 @@ def _to_bytes(array: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8]
     values = array.astype(np.float64)
     if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
         raise ImageError("Expected float values in [0, 1], but some lie outside or are not finite; divide by 255 first?")
-    return np.rint(values * 255).astype(np.uint8)
+    pixels: np.ndarray[Any, np.dtype[np.uint8]] = np.rint(values * 255).astype(np.uint8)
+    return pixels
 
 
 # The luminance table of the JPEG standard (ITU-T T.81, table K.1), in raster order.

@@ -71,7 +71,7 @@ class Prediction:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready dictionary: plain str, float, int, list, dict and None only."""
-        return _plain(asdict(self))
+        return {key: _plain(value) for key, value in asdict(self).items()}
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Failure:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready dictionary: plain str and bool only."""
-        return _plain(asdict(self))
+        return asdict(self)
 
 
 def _plain(value: Any) -> Any:

@@ -189,7 +189,7 @@ def from_dict(facts: Mapping[str, Any]) -> Preprocess:
     Raises:
         ValueError: Unknown kind, unknown option, or an option out of its range.
     """
-    options = {key: tuple(value) if isinstance(value, list) else value for key, value in facts.items()}
+    options: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in facts.items()}
     kind = options.pop("kind", None)
     if kind not in _KINDS:
         raise ValueError(f"Unknown preprocessing {kind!r}; available: {', '.join(_KINDS)}.")

@@ -116,7 +116,9 @@ def golden_views(preprocess: Preprocess) -> Tensor:
         (T, 3, S, S) float32: what `preprocess` makes of a (3, 300, 420) uint8 picture with low and high frequencies.
     """
     rows, columns = torch.arange(300)[:, None], torch.arange(420)[None, :]
-    channels = [((rows * (3 + c) + columns * (5 - c)) // 4 + (rows * rows * 7 + columns * columns * 13) % 61) % 256 for c in range(3)]
+    channels = [
+        ((rows * (3 + c) + columns * (5 - c)) // 4 + (rows * rows * 7 + columns * columns * 13) % 61) % 256 for c in range(3)
+    ]
     return preprocess(torch.stack(channels).to(torch.uint8))
 
 

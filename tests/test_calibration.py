@@ -66,7 +66,13 @@ def test_facts_make_an_equal_calibration():
 
 @pytest.mark.parametrize(
     "change",
-    [{"temperature": 0.0}, {"temperature": math.nan}, {"bias": math.inf}, {"pool": "min"}, {"thresholds": [{"fpr": 1}]}],
+    [
+        {"temperature": 0.0},
+        {"temperature": math.nan},
+        {"bias": math.inf},
+        {"pool": "min"},
+        {"thresholds": [{"fpr": 1}]},
+    ],
 )
 def test_broken_facts_are_refused(change):
     with pytest.raises((ValueError, TypeError)):

@@ -24,16 +24,20 @@ def imported_rooms(path: Path) -> set[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names if alias.name.split(".")[0] == "aigidetect"]
-            rooms |= {(name.split(".") + ["__init__"])[1] for name in names}
+            rooms |= {([*name.split("."), "__init__"])[1] for name in names}
         elif isinstance(node, ast.ImportFrom) and node.level:
             base = list(parts[: len(parts) - node.level])
             module = base + (node.module.split(".") if node.module else [])
-            rooms |= {module[0]} if module else {
-                alias.name if (PACKAGE / alias.name).exists() or (PACKAGE / f"{alias.name}.py").exists() else "__init__"
-                for alias in node.names
-            }
+            rooms |= (
+                {module[0]}
+                if module
+                else {
+                    alias.name if (PACKAGE / alias.name).exists() or (PACKAGE / f"{alias.name}.py").exists() else "__init__"
+                    for alias in node.names
+                }
+            )
         elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "aigidetect":
-            rooms.add((node.module.split(".") + ["__init__"])[1])
+            rooms.add(([*node.module.split("."), "__init__"])[1])
     return rooms
 
 

@@ -97,5 +97,5 @@ def test_spatial_attention_gates_positions_and_not_channels(bias):
     module, x = SpatialAttention(bias=bias), torch.rand(2, 5, 9, 9) + 0.5
     gate = module(x) / x
     torch.testing.assert_close(gate, gate[:, :1].expand_as(gate))
-    assert 0 < gate.min() and gate.max() < 1
+    assert gate.min() > 0 and gate.max() < 1
     assert (module.conv.bias is not None) == bias

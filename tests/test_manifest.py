@@ -123,9 +123,7 @@ def test_bare_name_means_the_highest_version_by_number(tmp_path: Path) -> None:
 
 def test_unknown_detector_lists_the_known_and_the_nearest(tmp_path: Path) -> None:
     book = load(tmp_path, {"npr-ms-ca@1": UNPUBLISHED, "vit@1": UNPUBLISHED})
-    with pytest.raises(
-        UnknownDetectorError, match=r"'NPR-MS-AC'; available: npr-ms-ca, vit\. Did you mean 'npr-ms-ca'"
-    ):
+    with pytest.raises(UnknownDetectorError, match=r"'NPR-MS-AC'; available: npr-ms-ca, vit\. Did you mean 'npr-ms-ca'"):
         book.get("NPR-MS-AC")
     with pytest.raises(UnknownDetectorError, match=r"'vit@7'; available: vit@1\."):
         book.get("vit@7")
@@ -205,9 +203,7 @@ def test_without_weights_a_note_is_needed(tmp_path: Path, note: object) -> None:
         load(tmp_path, {"vit@1": entry})
 
 
-@pytest.mark.parametrize(
-    "name", ["npr", "npr@", "npr@0", "npr@01", "NPR@1", "a_b@1", "../x@1", "npr@1\n", "npr@1@2", "@1"]
-)
+@pytest.mark.parametrize("name", ["npr", "npr@", "npr@0", "npr@01", "NPR@1", "a_b@1", "../x@1", "npr@1\n", "npr@1@2", "@1"])
 def test_entry_needs_name_and_version(tmp_path: Path, name: str) -> None:
     with pytest.raises(ManifestError, match="expected a name like 'npr-ms-ca@1'"):
         load(tmp_path, {name: UNPUBLISHED})
@@ -262,9 +258,7 @@ def test_default_path_takes_a_checkout_only_beside_pyproject(tmp_path: Path, mon
     assert load_manifest().names() == ["npr"]
 
 
-NAME_PARTS = st.one_of(
-    st.sampled_from(["..", "/", "\\", ":", "C:", "\0", ".", "a", "nul", "~", " "]), st.text(max_size=4)
-)
+NAME_PARTS = st.one_of(st.sampled_from(["..", "/", "\\", ":", "C:", "\0", ".", "a", "nul", "~", " "]), st.text(max_size=4))
 
 
 @given(st.lists(NAME_PARTS, max_size=6).map("".join), st.booleans())
@@ -286,9 +280,7 @@ def test_accepted_file_name_stays_in_its_folder_on_every_system(name: str, suffi
     ),
     st.sampled_from(["", *PUBLISHED, *[f"weights.{key}" for key in PUBLISHED["weights"]], "golden.logits"]),
 )
-def test_any_value_anywhere_is_read_or_refused(
-    tmp_path_factory: pytest.TempPathFactory, value: object, where: str
-) -> None:
+def test_any_value_anywhere_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, value: object, where: str) -> None:
     path = tmp_path_factory.getbasetemp() / "any.json"
     entry = changed(where, value) if where else value
     path.write_text(json.dumps({"schema": 1, "detectors": {"npr@1": entry}}), encoding="utf-8")

@@ -15,9 +15,7 @@ def picture(h, w, seed=0):
 
 
 @settings(max_examples=80, deadline=None)
-@given(
-    h=st.integers(1, 90), w=st.integers(1, 90), cap=st.integers(1, 12), choose=st.sampled_from(["spread", "texture"])
-)
+@given(h=st.integers(1, 90), w=st.integers(1, 90), cap=st.integers(1, 12), choose=st.sampled_from(["spread", "texture"]))
 def test_tiles_are_native_pixels_inside_the_picture_and_never_more_than_the_cap(h, w, cap, choose):
     tiles, pixels = Tiles(size=16, max_tiles=cap, choose=choose), picture(h, w)
     padded, boxes, views = pad_to(pixels, 16), tiles.boxes(pixels), tiles(pixels)

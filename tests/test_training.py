@@ -214,7 +214,7 @@ def test_calibration_needs_the_headline_conditions_and_both_classes():
 
 
 def test_the_interval_of_a_share_holds_it():
-    assert wilson(0, 10)[0] == 0 and wilson(10, 10)[1] == 1
+    assert wilson(0, 10)[0] == pytest.approx(0) and wilson(10, 10)[1] == pytest.approx(1)
     low, high = wilson(50, 1000)
     assert low < 0.05 < high and high - low < 0.03
 

@@ -33,7 +33,7 @@ def multi_scale_npr(x: Tensor, weights: Tensor | Sequence[float]) -> Tensor:
         raise ValueError(f"Expected {len(SCALES)} weights, one for each of the scales {SCALES}, but got {len(weights)}.")
     x = crop_to_multiple(x, 4)
     first, *rest = zip(weights, SCALES)
-    fused = first[0] * npr(x, first[1])
+    fused: Tensor = first[0] * npr(x, first[1])
     for weight, scale in rest:
         fused = fused + weight * npr(x, scale)
     return fused

@@ -75,10 +75,12 @@ class NPRResNet(nn.Module):
         x = self.npr(x)
         x = self.ca1(self.relu(self.bn1(self.conv1(x))))  # (N, 64, H'/2, W'/2)
         x = self.ca2(self.sa1(self.layer1(self.maxpool(x))))  # (N, 256, H'/4, W'/4)
-        return self.sa2(self.layer2(x))  # (N, 512, H'/8, W'/8)
+        features: Tensor = self.sa2(self.layer2(x))  # (N, 512, H'/8, W'/8)
+        return features
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc1(self.features(x).mean(dim=(2, 3)))  # (N, 1)
+        logits: Tensor = self.fc1(self.features(x).mean(dim=(2, 3)))  # (N, 1)
+        return logits
 
 
 def build(

@@ -13,6 +13,7 @@ The way of a detector:
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import logging
 import sys
@@ -174,7 +175,7 @@ def _export(options: argparse.Namespace) -> None:
 
 def _call_minutes(rows: list[dict[str, float]]) -> list[float]:
     """Minutes of each call that worked on a run: the clock starts again at zero with every call."""
-    ends = [a["seconds"] for a, b in zip(rows, rows[1:]) if b["seconds"] < a["seconds"]]
+    ends = [a["seconds"] for a, b in itertools.pairwise(rows) if b["seconds"] < a["seconds"]]
     return [seconds / 60 for seconds in [*ends, *(row["seconds"] for row in rows[-1:])]]
 
 

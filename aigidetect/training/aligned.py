@@ -81,7 +81,8 @@ class TAEF2(nn.Module):
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.decoder(self.encoder(x)).clamp(0, 1)
+        decoded: Tensor = self.decoder(self.encoder(x))
+        return decoded.clamp(0, 1)
 
 
 def load_taef2(folder: str | Path) -> TAEF2:
@@ -99,11 +100,11 @@ def load_taef2(folder: str | Path) -> TAEF2:
 
 
 @torch.inference_mode()
-def reconstruct(autoencoder: nn.Module, pixels: Pixels, *, noise: float = 0.0, seed: int = 0) -> Pixels:
+def reconstruct(autoencoder: TAEF2, pixels: Pixels, *, noise: float = 0.0, seed: int = 0) -> Pixels:
     """The aligned fake of one photograph.
 
     Args:
-        autoencoder: Has `encoder` and `decoder` as `TAEF2` does.
+        autoencoder: See `load_taef2`.
         pixels: (H, W, 3) uint8, H, W >= 8; trailing rows and columns are dropped to multiples of 8.
         noise: Standard deviation of Gaussian noise added to the code, in standard deviations of the code.
         seed: Seed of that noise.

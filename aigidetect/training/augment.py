@@ -119,7 +119,7 @@ class Augment:
             grey = x.mean(axis=2, keepdims=True)
             x = (grey + (x - grey) * saturation - 127.5) * contrast + 127.5 * brightness
         if noisy:
-            x = x + rng.normal(0.0, rng.uniform(*self.noise_sigma), size=x.shape)
+            x = x + rng.normal(0.0, rng.uniform(*self.noise_sigma), size=x.shape).astype(np.float32)
         return Image.fromarray(np.clip(np.rint(x), 0, 255).astype(np.uint8))
 
     def _encode(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:

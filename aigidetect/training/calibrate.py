@@ -17,9 +17,7 @@ from .evaluate import Score
 CALIBRATION_CONDITIONS = ("as-is", *HEADLINE_CONDITIONS, "q50", "webp80", "swap")
 
 
-def calibrate(
-    scores: Sequence[Score], *, fprs: Sequence[float] = (0.01, 0.05), pool: str = "mean"
-) -> Calibration:
+def calibrate(scores: Sequence[Score], *, fprs: Sequence[float] = (0.01, 0.05), pool: str = "mean") -> Calibration:
     """Fits a calibration on scores of pictures that the weights were not fitted on.
 
     Temperature and bias minimise the cross entropy over the headline conditions, classes and conditions weighing the same.
@@ -62,14 +60,12 @@ def _platt(scores: Sequence[Score]) -> tuple[float, float]:
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
-    optimiser.step(closure)  # type: ignore[arg-type]
+    optimiser.step(closure)  # type: ignore[no-untyped-call]
     slope, bias = parameters.detach().tolist()
     return round(math.exp(-slope), 6), round(bias, 6)
 
 
-def _threshold(
-    scores: Sequence[Score], conditions: Sequence[str], fpr: float, temperature: float, bias: float
-) -> Threshold:
+def _threshold(scores: Sequence[Score], conditions: Sequence[str], fpr: float, temperature: float, bias: float) -> Threshold:
     def probabilities(label: int, condition: str) -> NDArray[np.float64]:
         chosen = [s.logit for s in scores if s.label == label and s.condition == condition]
         return np.sort([sigmoid(logit / temperature + bias) for logit in chosen])

@@ -64,7 +64,12 @@ def read_index(folder: str | Path) -> list[Sample]:
             raise ValueError(f"Line {number} of {folder / 'index.tsv'}: label {row['label']!r} is not 'ai' or 'real'.")
         samples.append(
             Sample(
-                folder / row["file"], labels[row["label"]], row["source"], row["group"], row["split"], row["line"],
+                folder / row["file"],
+                labels[row["label"]],
+                row["source"],
+                row["group"],
+                row["split"],
+                row["line"],
                 row["style"],
             )
         )
@@ -90,7 +95,8 @@ def take_split(samples: Sequence[Sample], split: str) -> list[Sample]:
     """
     rank = {"train": 0, "val": 1}
     leaking = {
-        group for group, splits in shared_groups(samples).items()
+        group
+        for group, splits in shared_groups(samples).items()
         if any(rank.get(other, 2) > rank.get(split, 2) for other in splits)
     }
     taken = [sample for sample in samples if sample.split == split and sample.group not in leaking]

@@ -95,8 +95,14 @@ def read_scores(path: str | Path) -> list[Score]:
     """Reads what `write_scores` wrote."""
     with open(path, newline="", encoding="utf-8") as file:
         return [
-            Score(**{**row, "label": int(row["label"]), "logit": float(row["logit"]),  # type: ignore[arg-type]
-                     "probability": float(row["probability"])})
+            Score(
+                **{
+                    **row,
+                    "label": int(row["label"]),
+                    "logit": float(row["logit"]),  # type: ignore[arg-type]
+                    "probability": float(row["probability"]),
+                }
+            )
             for row in csv.DictReader(file)
         ]
 

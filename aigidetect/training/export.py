@@ -94,9 +94,7 @@ def export(
     return entry
 
 
-def _entry(
-    recipe: Recipe, detector: Detector, file: str, content: bytes, provenance: Mapping[str, Any]
-) -> dict[str, Any]:
+def _entry(recipe: Recipe, detector: Detector, file: str, content: bytes, provenance: Mapping[str, Any]) -> dict[str, Any]:
     [golden] = detector.view_logits([golden_views(detector.preprocess)])
     return {
         "architecture": recipe.architecture,

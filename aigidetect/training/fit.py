@@ -38,7 +38,7 @@ class Run:
         torch.manual_seed(recipe.seed)
         self.recipe, self.device, self.step = recipe, device, 0
         network: nn.Module = load_architecture(recipe.architecture).build(**recipe.config)
-        self.network = network.to(device, memory_format=torch.channels_last)
+        self.network = network.to(device).to(memory_format=torch.channels_last)
         self.average = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
         decayed = [p for p in network.parameters() if p.ndim > 1]
         plain = [p for p in network.parameters() if p.ndim <= 1]
@@ -74,7 +74,7 @@ class Run:
         self.optimiser.step()
         self.step += 1
         self._update_average()
-        return float(loss)
+        return float(loss.detach())
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.recipe.precision == "bf16":
@@ -114,7 +114,7 @@ class Run:
             facts = file.metadata()
             if facts["recipe"] != self.recipe.to_json():
                 raise ValueError(f"{path} was made by another recipe; choose another output folder, or remove it.")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         self.step = int(facts["step"])
         self.network.load_state_dict(_strip(tensors, "network."))
         self.average = {name: value.to(self.device) for name, value in _strip(tensors, "average.").items()}

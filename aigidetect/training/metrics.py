@@ -100,10 +100,10 @@ def bootstrap(
     index = np.unique(np.asarray(groups), return_inverse=True)[1]
     count = index.max() + 1
     rng = np.random.default_rng(seed)
-    drawn = [
-        measure(labels, probabilities, threshold, np.bincount(rng.integers(count, size=count), minlength=count)[index] * 1.0)
-        for _ in range(draws)
-    ]
+    drawn = []
+    for _ in range(draws):
+        times = np.bincount(rng.integers(count, size=count), minlength=count).astype(np.float64)
+        drawn.append(measure(labels, probabilities, threshold, times[index]))
     result = {}
     for name, value in point.items():
         values = [figures[name] for figures in drawn if not np.isnan(figures[name])]
