@@ -13,7 +13,8 @@ Policies:
 
 Nothing is ever resampled here, and Pillow's fast JPEG modes are not used: both change the pixels that detectors measure.
 
-One kind of damage cannot be told: bits flipped inside the compressed data of a JPEG, if they still decode to something.
+Two kinds of damage cannot be told: bits flipped inside the compressed data of a JPEG, if they still decode to something, and
+the rare cuts that `aigidetect.jpeg.check_whole` names.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ import io
 import os
 import re
 import stat
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
 
 from .errors import AigidetectError, ImageError, ImageTooLarge, ImageTruncated, UnsupportedImage
+from .jpeg import check_whole, estimate_jpeg_quality
 from .prediction import ImageInfo
 
 DEFAULT_MAX_BYTES = 256 * 2**20
@@ -121,7 +122,7 @@ def _check_pixels(width: int, height: int, limit: int) -> None:
             f"The picture has {width}x{height} pixels, {width * height:,} in all, the limit is {limit:,}; cut out the part "
             "that matters, at its native size, or raise max_pixels if you trust the file."
         )
-    if width < 1 or height < 1:
+    if min(width, height) < 1:
         raise ImageError(f"Expected at least one pixel, but the picture has {width}x{height}.")
 
 
@@ -139,6 +140,8 @@ def _read_file(path: str | bytes, limit: int) -> bytes:
         _check_bytes(status.st_size, limit)
         with open(path, "rb") as file:
             return _read_object(file.read, limit)
+    except ImageError:
+        raise
     except FileNotFoundError as error:
         raise ImageError(f"There is no file {name!r}; check the path and the current folder.") from error
     except (OSError, ValueError) as error:
@@ -168,8 +171,11 @@ def _decode(data: bytes, max_pixels: int) -> tuple[Tensor, ImageInfo]:
     try:
         with Image.open(io.BytesIO(data), formats=_formats()) as image:
             _check_pixels(*image.size, max_pixels)
-            _check_end(data, str(image.format))
-            return _convert(image, str(image.format))
+            format = str(image.format)
+            pixels = _convert(image, format)
+            if format in ("JPEG", "MPO"):
+                check_whole(data, image)
+            return pixels
     except AigidetectError:
         raise
     except UnidentifiedImageError as error:
@@ -193,13 +199,6 @@ def _unidentified(data: bytes) -> str:
     start = data.lstrip()[:512].lower()
     kind = "an HTML page" if start.startswith((b"<!doctype html", b"<html")) else "not a picture in a supported format"
     return f"The content is {kind}, whatever the file is called; supported: {', '.join(_formats())}."
-
-
-def _check_end(data: bytes, format: str) -> None:
-    # Without its end marker libjpeg may have filled the missing rows with grey, and may not say so. Bytes after the marker
-    # are fine: phones append further pictures and video.
-    if format in ("JPEG", "MPO") and b"\xff\xd9" not in data[data.rfind(b"\xff\xda") :]:
-        raise ImageTruncated("The JPEG ends before its end marker; copy or download the file again.")
 
 
 def _convert(image: Image.Image, format: str) -> tuple[Tensor, ImageInfo]:
@@ -302,29 +301,3 @@ def _to_bytes(array: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8]
         raise ImageError("Expected float values in [0, 1], but some lie outside or are not finite; divide by 255 first?")
     pixels: np.ndarray[Any, np.dtype[np.uint8]] = np.rint(values * 255).astype(np.uint8)
     return pixels
-
-
-# The luminance table of the JPEG standard (ITU-T T.81, table K.1), in raster order.
-_LUMINANCE = (
-    16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29, 51, 87,
-    80, 62, 18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92, 49, 64, 78, 87, 103, 121, 120, 101, 72, 92,
-    95, 98, 112, 100, 103, 99,
-)  # fmt: skip
-
-
-def estimate_jpeg_quality(tables: Mapping[int, Sequence[int]]) -> int:
-    """The quality of the standard's luminance table, as libjpeg scales it, that is nearest to a file's.
-
-    Args:
-        tables: Table number -> 64 values in raster order, as Pillow's `quantization` gives them; table 0 is luminance.
-
-    Returns:
-        1-100. Exact for files of libjpeg; for cameras with tables of their own, an estimate.
-    """
-    table = np.asarray(tables[min(tables)], dtype=np.float64)
-    quality = np.arange(1, 101)[:, None]
-    percent = np.where(quality < 50, 5000 // quality, 200 - 2 * quality)
-    scaled = np.clip((np.array(_LUMINANCE) * percent + 50) // 100, 1, 255)  # (100, 64)
-    distance = np.abs(scaled - table).sum(axis=1)
-    # Several qualities share the all-ones table; the highest of the nearest is what was asked for most likely.
-    return int(100 - np.argmin(distance[::-1]))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "aigidetect"
 ORDER = [
-    "errors", "prediction", "calibration", "images", "sources", "preprocess", "layers", "models", "manifest", "weights",
-    "convert", "explain", "detector", "registry", "__init__", "training", "cli", "__main__",
+    "errors", "prediction", "calibration", "jpeg", "images", "sources", "preprocess", "layers", "models", "manifest",
+    "weights", "convert", "explain", "detector", "registry", "__init__", "training", "cli", "__main__",
 ]  # fmt: skip
 
 
