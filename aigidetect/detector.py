@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal, overload
@@ -160,10 +161,12 @@ class Detector:
         self, source: object, batch_size: int, workers: int, on_error: OnError, recursive: bool, fpr: float | None
     ) -> Iterator[Prediction | Failure]:
         prepared = _map_in_order(self._prepare, iter_sources(source, recursive=recursive), workers)
-        for record, error in self._records(prepared, batch_size, fpr):
-            if error is not None and on_error == "raise":
-                raise error
-            yield record
+        # Closed here, so that the threads end with the stream, even if a traceback keeps its frames alive.
+        with contextlib.closing(prepared):
+            for record, error in self._records(prepared, batch_size, fpr):
+                if error is not None and on_error == "raise":
+                    raise error
+                yield record
 
     def _prepare(self, item: object) -> _Ready | _Broken:
         """Input -> views, or the error that says why not."""
@@ -246,7 +249,7 @@ class Detector:
 
 def _map_in_order(
     function: Callable[[object], _Ready | _Broken], items: Iterable[object], workers: int
-) -> Iterator[_Ready | _Broken]:
+) -> Generator[_Ready | _Broken, None, None]:
     """`map` over threads that keeps the order and runs at most `2 * workers` items ahead."""
     pending: deque[Future[_Ready | _Broken]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="aigidetect-decode")

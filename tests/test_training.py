@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from aigidetect.calibration import sigmoid
+from aigidetect.calibration import Calibration, sigmoid
 from aigidetect.preprocess import Tiles
 from aigidetect.registry import entry_calibration, entry_preprocess
 from aigidetect.training.__main__ import main
@@ -222,7 +222,9 @@ def test_the_interval_of_a_share_holds_it():
 def test_summaries_give_the_parts_the_headline_and_the_gap(tmp_path):
     scores = [Score(**{**vars(s), "split": "test_unseen"}) for s in scores_of(60)]
     write_scores(scores, tmp_path / "test_unseen.csv")
-    assert len(read_scores(tmp_path / "test_unseen.csv")) == len(scores)
+    again = read_scores(tmp_path / "test_unseen.csv", Calibration())
+    assert [(s.file, s.condition, s.label) for s in again] == [(s.file, s.condition, s.label) for s in scores]
+    assert [s.logit for s in again] == pytest.approx([s.logit for s in scores], rel=1e-5)
     strict = subsets(scores, frozenset({"l0"}))["test_unseen strict"]
     assert {s.line for s in strict if s.label} == {"l1", "l2"} and {s.label for s in strict} == {0, 1}
     rows = summarise(scores, frozenset({"l0"}), draws=20)
@@ -261,7 +263,7 @@ def test_the_whole_way_from_data_to_a_shipped_detector(data, tmp_path, capsys):
     assert sha256 == entry.weights.sha256 and verify_detector(detector, entry) <= 1e-4
     scores = score(detector, take_split(read_index(data), "val"), ["q96"])
     assert [s.logit for s in scores] == pytest.approx(
-        [s.logit for s in read_scores(run / "val.csv") if s.condition == "q96"], rel=1e-4, abs=1e-4
+        [s.logit for s in read_scores(run / "val.csv", Calibration()) if s.condition == "q96"], rel=1e-4, abs=1e-4
     )
     assert main(["results", str(run), "--out", str(tmp_path / "results.md")]) == 0
     assert (tmp_path / "results.md").read_text() == results_page([run])

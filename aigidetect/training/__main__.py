@@ -46,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("--out", required=True, type=Path, help="folder of the run")
     fit.add_argument("--max-steps", type=int, default=None, help="stop, resumably, after so many steps")
     fit.add_argument("--device", default="cpu")
+    fit.add_argument("--compile", action="store_true", help="use torch.compile; needs a C++ compiler")
 
     evaluate = commands.add_parser("evaluate", help="score labelled splits under all conditions")
     which = evaluate.add_mutually_exclusive_group(required=True)
@@ -97,7 +98,8 @@ def _fit(options: argparse.Namespace) -> None:
     from .recipe import load_recipe
 
     samples = take_split(read_index(options.data), "train")
-    print(fit(load_recipe(options.recipe), samples, options.out, device=options.device, max_steps=options.max_steps))
+    recipe = load_recipe(options.recipe)
+    print(fit(recipe, samples, options.out, device=options.device, max_steps=options.max_steps, compiled=options.compile))
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -115,6 +117,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     facts = {
         "detector": detector.name,
         "weights_sha256": detector.weights_sha256,
+        "calibration": detector.calibration.to_dict(),
         "preprocess": detector.preprocess.to_dict(),
         "splits": options.splits,
         "train_lines": sorted({sample.line for sample in take_split(samples, "train")}),
@@ -142,7 +145,7 @@ def _calibrate(options: argparse.Namespace) -> None:
     from .calibrate import calibrate
     from .evaluate import read_scores
 
-    calibration = calibrate(read_scores(options.run / "val.csv"), fprs=options.fprs)
+    calibration = calibrate(read_scores(options.run / "val.csv", Calibration()), fprs=options.fprs)
     text = json.dumps(calibration.to_dict(), indent=1)
     (options.run / "calibration.json").write_text(text + "\n", encoding="utf-8")
     print(text)

@@ -1,19 +1,21 @@
 """Measures a detector through its public interface, under every condition of compression and scale.
 
-Scores are stored as CSV, one row a picture and condition, and every table is computed from these files.
+Scores are stored as CSV, and every table is computed from these files.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from ..calibration import Calibration, sigmoid
 from ..detector import Detector
 from ..images import load_image
 from ..prediction import Failure
@@ -82,29 +84,44 @@ def score(
     return scores
 
 
+_FACTS = ("file", "split", "label", "source", "line", "group", "style")
+
+
 def write_scores(scores: Sequence[Score], path: str | Path) -> None:
-    """Writes scores as CSV; logits and probabilities keep 6 significant digits."""
+    """Writes scores as CSV: a row a picture, a column a condition that holds the pooled logit to 6 significant digits.
+
+    Groups are written as hashes: tables need to know which pictures belong together, and not what they show.
+    """
+    conditions = list(dict.fromkeys(score.condition for score in scores))
+    rows: dict[str, dict[str, object]] = {}
+    for item in scores:
+        row = rows.setdefault(item.file, {name: getattr(item, name) for name in _FACTS})
+        row["group"] = hashlib.sha256(item.group.encode()).hexdigest()[:12]
+        row[item.condition] = f"{item.logit:.6g}"
     with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Score)])
+        writer = csv.DictWriter(file, [*_FACTS, *conditions], lineterminator="\n")
         writer.writeheader()
-        for item in scores:
-            writer.writerow({**asdict(item), "logit": f"{item.logit:.6g}", "probability": f"{item.probability:.6g}"})
+        writer.writerows(rows.values())
 
 
-def read_scores(path: str | Path) -> list[Score]:
-    """Reads what `write_scores` wrote."""
+def read_scores(path: str | Path, calibration: Calibration) -> list[Score]:
+    """Reads what `write_scores` wrote.
+
+    Args:
+        path: CSV file.
+        calibration: Makes the probabilities from the logits.
+    """
+    scores = []
     with open(path, newline="", encoding="utf-8") as file:
-        return [
-            Score(
-                **{
-                    **row,
-                    "label": int(row["label"]),
-                    "logit": float(row["logit"]),  # type: ignore[arg-type]
-                    "probability": float(row["probability"]),
-                }
-            )
-            for row in csv.DictReader(file)
-        ]
+        for row in csv.DictReader(file):
+            facts = {name: row[name] for name in _FACTS if name != "label"}
+            for condition in CONDITIONS:
+                if row.get(condition):
+                    logit = float(row[condition])
+                    probability = sigmoid(logit / calibration.temperature + calibration.bias)
+                    label = int(row["label"])
+                    scores.append(Score(label=label, condition=condition, logit=logit, probability=probability, **facts))
+    return scores
 
 
 def subsets(scores: Sequence[Score], train_lines: frozenset[str]) -> dict[str, list[Score]]:

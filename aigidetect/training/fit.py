@@ -32,13 +32,15 @@ class Run:
     Args:
         recipe: What to train.
         device: Where to train.
+        compiled: Use torch.compile: faster, but it needs a C++ compiler, and the last digits differ.
     """
 
-    def __init__(self, recipe: Recipe, device: torch.device) -> None:
+    def __init__(self, recipe: Recipe, device: torch.device, compiled: bool = False) -> None:
         torch.manual_seed(recipe.seed)
         self.recipe, self.device, self.step = recipe, device, 0
         network: nn.Module = load_architecture(recipe.architecture).build(**recipe.config)
         self.network = network.to(device).to(memory_format=torch.channels_last)
+        self._forward = torch.compile(self.network) if compiled else self.network
         self.average = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
         decayed = [p for p in network.parameters() if p.ndim > 1]
         plain = [p for p in network.parameters() if p.ndim <= 1]
@@ -62,7 +64,7 @@ class Run:
         self.network.train()
         inputs = normalise(views.to(self.device)).contiguous(memory_format=torch.channels_last)
         with self._autocast():
-            logits = self.network(inputs)
+            logits = self._forward(inputs)
         logits = logits.float()
         loss = smoothed_bce(logits, labels.to(self.device), recipe.label_smoothing)
         if recipe.consistency:
@@ -138,6 +140,7 @@ def fit(
     device: str = "cpu",
     max_steps: int | None = None,
     save_every: int = 200,
+    compiled: bool = False,
 ) -> Path:
     """Trains, or continues a run that was interrupted.
 
@@ -151,6 +154,7 @@ def fit(
         device: Torch device.
         max_steps: Stop (resumably) after so many steps of this call.
         save_every: Steps between two states.
+        compiled: See `Run`.
 
     Returns:
         Path of the state or, if the run is complete, of the model.
@@ -158,7 +162,7 @@ def fit(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     (out / "recipe.json").write_text(recipe.to_json() + "\n", encoding="utf-8")
-    state, run = out / "state.safetensors", Run(recipe, torch.device(device))
+    state, run = out / "state.safetensors", Run(recipe, torch.device(device), compiled)
     if state.exists():
         run.restore(state)
         log.info("continuing at step %d", run.step)

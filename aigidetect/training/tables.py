@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..calibration import Calibration
 from .evaluate import read_scores, summarise, swap_gap
 
 _PARTS = ("val", "test_seen", "test_unseen", "test_unseen strict", "test_unseen photo-like")
@@ -54,7 +55,8 @@ def _read_facts(folder: Path) -> dict[str, Any]:
 
 def _rows(folder: Path, draws: int) -> list[dict[str, Any]]:
     facts = _read_facts(folder)
-    scores = [score for split in facts["splits"] for score in read_scores(folder / f"{split}.csv")]
+    calibration = Calibration.from_dict(facts["calibration"])
+    scores = [score for split in facts["splits"] for score in read_scores(folder / f"{split}.csv", calibration)]
     return summarise(scores, frozenset(facts["train_lines"]), draws=draws)
 
 
