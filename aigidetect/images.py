@@ -14,7 +14,7 @@ Policies:
 Nothing is ever resampled here, and Pillow's fast JPEG modes are not used: both change the pixels that detectors measure.
 
 Two kinds of damage cannot be told: bits flipped inside the compressed data of a JPEG, if they still decode to something, and
-the rare cuts that `aigidetect.jpeg.check_whole` names.
+the rare cuts that `aigidetect.jpeg.read_whole` names. Of a PIL image, only Pillow's own checks are left.
 """
 
 from __future__ import annotations
@@ -23,15 +23,19 @@ import io
 import os
 import re
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.MpoImagePlugin import MpoImageFile
 from torch import Tensor
 
 from .errors import AigidetectError, ImageError, ImageTooLarge, ImageTruncated, UnsupportedImage
-from .jpeg import check_whole, estimate_jpeg_quality
+from .jpeg import estimate_jpeg_quality, read_whole
 from .prediction import ImageInfo
 
 DEFAULT_MAX_BYTES = 256 * 2**20
@@ -46,15 +50,11 @@ _TAKES = (
 )
 _URL = re.compile(r"(?i)(?:[a-z][a-z0-9+.-]+://|data:)")
 _ORIENTATION = 0x0112
+_FLIP = Image.Transpose
 _TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+    2: _FLIP.FLIP_LEFT_RIGHT, 3: _FLIP.ROTATE_180, 4: _FLIP.FLIP_TOP_BOTTOM, 5: _FLIP.TRANSPOSE, 6: _FLIP.ROTATE_270,
+    7: _FLIP.TRANSVERSE, 8: _FLIP.ROTATE_90,
+}  # fmt: skip
 
 
 def load_image(
@@ -78,10 +78,22 @@ def load_image(
         ImageError: The file cannot be read, or an array has a wrong shape or values out of range.
         TypeError: Any other type of input; the message lists what works.
     """
+    try:
+        return _load(source, max_bytes, max_pixels)
+    except (AigidetectError, TypeError):
+        raise
+    except MemoryError as error:
+        raise ImageTooLarge("The picture does not fit into memory; cut out the part that matters.") from error
+    except Exception as error:
+        # A file object or a tensor subclass may raise anything; a stream must survive it.
+        raise ImageError(f"The input cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _load(source: object, max_bytes: int, max_pixels: int) -> tuple[Tensor, ImageInfo]:
     if isinstance(source, (str, os.PathLike)):
         return _decode(_read_file(os.fspath(source), max_bytes), max_pixels)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        _check_bytes(len(source), max_bytes)
+        _check_bytes(source.nbytes if isinstance(source, memoryview) else len(source), max_bytes)
         return _decode(bytes(source), max_pixels)
     if isinstance(source, Image.Image):
         return _from_pil(source, max_pixels)
@@ -98,14 +110,10 @@ def describe_source(source: object) -> str:
     """What a record calls an input: its path, or its kind in angle brackets."""
     if isinstance(source, (str, os.PathLike)):
         return os.fsdecode(source)
-    if isinstance(source, Image.Image):
-        return "<PIL.Image>"
-    if isinstance(source, np.ndarray):
-        return "<array>"
-    if isinstance(source, Tensor):
-        return "<tensor>"
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return "<bytes>"
+    names = {Image.Image: "<PIL.Image>", np.ndarray: "<array>", Tensor: "<tensor>"}
+    for kind, name in {**names, bytes: "<bytes>", bytearray: "<bytes>", memoryview: "<bytes>"}.items():
+        if isinstance(source, kind):
+            return name
     if hasattr(source, "read"):
         return f"<file {getattr(source, 'name', '')}>"
     return f"<{type(source).__name__}>"
@@ -145,45 +153,46 @@ def _read_file(path: str | bytes, limit: int) -> bytes:
     except FileNotFoundError as error:
         raise ImageError(f"There is no file {name!r}; check the path and the current folder.") from error
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ImageError(f"{name!r} cannot be read: {reason}.") from error
+        raise ImageError(f"{name!r} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
 
 
 def _read_object(read: Any, limit: int) -> bytes:
-    try:
-        data = read(limit + 1)
-    except OSError as error:
-        raise ImageError(f"The file object cannot be read: {error}.") from error
-    if not isinstance(data, bytes):
-        raise TypeError(f"Expected a binary file object, but its read() gave {type(data).__name__}; open it with 'rb'.")
-    _check_bytes(len(data), limit)
-    return data
+    """Everything from the current position; raw streams may give less than was asked for, so until nothing comes."""
+    content = bytearray()
+    while len(content) <= limit and (data := read(limit + 1 - len(content))):
+        if not isinstance(data, bytes):
+            raise TypeError(f"Expected a binary file, but its read() gave {type(data).__name__}; open it with 'rb'.")
+        content += data
+    _check_bytes(len(content), limit)
+    return bytes(content)
 
 
 def _decode(data: bytes, max_pixels: int) -> tuple[Tensor, ImageInfo]:
     if not data:
         raise ImageTruncated("The file is empty; copy or download it again.")
-    if ImageFile.LOAD_TRUNCATED_IMAGES:
-        raise ImageError(
-            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is switched on in this process, so half a picture could get a score; set "
-            "it to False."
-        )
-    try:
+
+    def read(data: bytes) -> tuple[Tensor, ImageInfo]:
         with Image.open(io.BytesIO(data), formats=_formats()) as image:
             _check_pixels(*image.size, max_pixels)
-            format = str(image.format)
-            pixels = _convert(image, format)
-            if format in ("JPEG", "MPO"):
-                check_whole(data, image)
-            return pixels
-    except AigidetectError:
+            return _convert(image, str(image.format))
+
+    with _own_errors(data):
+        return read_whole(data, read) if data.startswith(b"\xff\xd8") else read(data)
+
+
+@contextmanager
+def _own_errors(data: bytes = b"") -> Iterator[None]:
+    """Translates what Pillow raises while it decodes."""
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        raise ImageError("PIL.ImageFile.LOAD_TRUNCATED_IMAGES is on, so half a picture could get a score; set it to False.")
+    try:
+        yield
+    except (AigidetectError, MemoryError):
         raise
     except UnidentifiedImageError as error:
         raise UnsupportedImage(_unidentified(data)) from error
-    except Image.DecompressionBombError as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageTooLarge(f"Pillow refuses the picture: {error}") from error
-    except MemoryError as error:
-        raise ImageTooLarge("The picture does not fit into memory; cut out the part that matters.") from error
     except Exception as error:
         # Pillow's plug-ins raise whatever their parsers meet (struct.error, SyntaxError, zlib.error, ...): whatever it is,
         # the file did not decode.
@@ -205,20 +214,21 @@ def _convert(image: Image.Image, format: str) -> tuple[Tensor, ImageInfo]:
     """An opened picture -> pixels. What Pillow raises while it decodes is the caller's to translate."""
     notes: list[str] = []
     frames = getattr(image, "n_frames", 1)
-    if frames > 1 and format != "MPO":
-        notes.append(f"Only the first of {frames} frames is scored.")
-    image.seek(0) if frames > 1 else None
-    tables = getattr(image, "quantization", None) if format in ("JPEG", "MPO") else None
-    mode = image.mode
+    mpo = isinstance(image, MpoImageFile)  # its further pictures are previews and depth maps
+    if frames > 1 and not mpo:
+        notes.append(f"Only the {'current' if format == 'PIL' else 'first'} of {frames} frames is scored.")
+    if image.mode != "I;16" and any(";16" in str(tile[3]) for tile in getattr(image, "tile", ())):
+        notes.append("Colours of 16 bit were cut to 8 bit by Pillow.")
+    tables = getattr(image, "quantization", None) if mpo or isinstance(image, JpegImageFile) else None
+    mode, found = image.mode, _orientation(image, notes)
     image.load()
-    orientation = _orientation(image, notes)
+    turn = _orientation(image, [])  # Pillow turns TIFF files by itself while it loads them
     rgb = _to_rgb(image, notes)
-    if orientation in _TURNS:
-        rgb = rgb.transpose(_TURNS[orientation])
+    if turn in _TURNS:
+        rgb = rgb.transpose(_TURNS[turn])
     pixels = torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()  # (3, H, W)
     quality = estimate_jpeg_quality(tables) if tables else None
-    info = ImageInfo(format, rgb.width, rgb.height, mode, orientation, frames, quality, tuple(notes))
-    return pixels, info
+    return pixels, ImageInfo(format, rgb.width, rgb.height, mode, found, frames, quality, tuple(notes))
 
 
 def _orientation(image: Image.Image, notes: list[str]) -> int:
@@ -233,15 +243,12 @@ def _orientation(image: Image.Image, notes: list[str]) -> int:
 
 def _to_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
     mode = image.mode
-    if mode == "RGB" and "transparency" not in image.info:
-        return image
     if mode.startswith("I") or mode == "F":
         return _scale_deep(image, notes)
     if mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        notes.append("Transparency was composited over white.")
-        if mode in ("La", "RGBa"):
-            image = image.convert(mode.upper())
-        image = image.convert("RGBA")
+        image = (image.convert(mode.upper()) if mode in ("La", "RGBa") else image).convert("RGBA")
+        if image.getchannel("A").getextrema() != (255, 255):
+            notes.append("Transparency was composited over white.")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")
 
@@ -250,23 +257,16 @@ def _scale_deep(image: Image.Image, notes: list[str]) -> Image.Image:
     values = np.asarray(image).astype(np.float64)
     top = 1.0 if image.mode == "F" else 65535.0
     if not (values.size and np.isfinite(values).all() and values.min() >= 0 and values.max() <= top):
-        raise UnsupportedImage(
-            f"Pixels of mode {image.mode!r} have to lie between 0 and {top:g}, but these do not; save the picture with 8 or "
-            "16 bits a channel."
-        )
+        wrong = f"Pixels of mode {image.mode!r} have to lie between 0 and {top:g}, but these do not"
+        raise UnsupportedImage(f"{wrong}; save the picture with 8 or 16 bits a channel.")
     notes.append(f"Values of mode {image.mode} were scaled to 8 bit.")
     return Image.fromarray(np.rint(values * (255.0 / top)).astype(np.uint8)).convert("RGB")
 
 
 def _from_pil(image: Image.Image, max_pixels: int) -> tuple[Tensor, ImageInfo]:
     _check_pixels(*image.size, max_pixels)
-    try:
-        # A copy, because decoding a lazily opened file would change the caller's object.
-        return _convert(image.copy(), "PIL")
-    except AigidetectError:
-        raise
-    except Exception as error:
-        raise ImageTruncated(f"The PIL image cannot be decoded: {type(error).__name__}: {error}") from error
+    with _own_errors():
+        return _convert(image, "PIL")
 
 
 def _from_array(array: np.ndarray[Any, Any], max_pixels: int) -> tuple[Tensor, ImageInfo]:
@@ -275,8 +275,7 @@ def _from_array(array: np.ndarray[Any, Any], max_pixels: int) -> tuple[Tensor, I
     _check_pixels(array.shape[1], array.shape[0], max_pixels)
     pixels = _to_bytes(array)
     mode = {1: "L", 3: "RGB", 4: "RGBA"}[1 if pixels.ndim == 2 else pixels.shape[2]]
-    tensor, info = _convert(Image.fromarray(pixels.squeeze(2) if mode == "L" and pixels.ndim == 3 else pixels), "array")
-    return tensor, info
+    return _convert(Image.fromarray(pixels.squeeze(2) if mode == "L" and pixels.ndim == 3 else pixels), "array")
 
 
 def _from_tensor(tensor: Tensor, max_pixels: int) -> tuple[Tensor, ImageInfo]:
@@ -286,8 +285,7 @@ def _from_tensor(tensor: Tensor, max_pixels: int) -> tuple[Tensor, ImageInfo]:
     tensor = tensor.detach().cpu()
     array = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
     pixels = torch.from_numpy(_to_bytes(array)).expand(3, -1, -1).contiguous()
-    mode = "L" if len(tensor) == 1 else "RGB"
-    return pixels, ImageInfo("tensor", tensor.shape[2], tensor.shape[1], mode)
+    return pixels, ImageInfo("tensor", tensor.shape[2], tensor.shape[1], "L" if len(tensor) == 1 else "RGB")
 
 
 def _to_bytes(array: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -299,5 +297,4 @@ def _to_bytes(array: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8]
     values = array.astype(np.float64)
     if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
         raise ImageError("Expected float values in [0, 1], but some lie outside or are not finite; divide by 255 first?")
-    pixels: np.ndarray[Any, np.dtype[np.uint8]] = np.rint(values * 255).astype(np.uint8)
-    return pixels
+    return np.asarray(np.rint(values * 255), dtype=np.uint8)

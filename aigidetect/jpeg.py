@@ -6,58 +6,97 @@ References:
 
 from __future__ import annotations
 
-import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import TypeVar
 
 import numpy as np
-from PIL import Image
+from torch import Tensor
 
 from .errors import ImageTruncated
 
+T = TypeVar("T")
+
 # A marker is 0xFF and a byte that is neither stuffing (00), a fill byte (FF) nor a restart (D0-D7).
 _MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
+_SEQUENTIAL = (0xC0, 0xC1, 0xC9)
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+
+# 56 one bits: as many as libjpeg reads ahead at most, and no valid code, so that hardly a block can be made of them.
+_ONES = b"\xff\x00" * 7
+# Codes of all kinds, and each restart marker, for the decoder may be waiting for one.
+_OTHER = b"".join(bytes(37 * i % 251 for i in range(1, 65)) + bytes((0xFF, 0xD0 + n)) for n in range(8))
 
 
-def find_end(data: bytes) -> int:
-    """Offset of the end marker of the first picture in a JPEG file, -1 if it is missing (annex B)."""
-    position = 0
-    while match := _MARKER.search(data, position):
-        marker = match[1][0]
-        if marker == 0xD9:
-            return match.start()
-        # Segments are skipped by their length, so that thumbnails inside them do not count.
-        alone = marker in (0xD8, 0x01)
-        position = match.end() if alone else match.end() + max(2, int.from_bytes(data[match.end() : match.end() + 2], "big"))
-    return -1
+def read_whole(data: bytes, read: Callable[[bytes], tuple[Tensor, T]]) -> tuple[Tensor, T]:
+    """Decodes a JPEG, and refuses one whose compressed data are not all there. Bytes after its end are fine.
 
-
-def check_whole(data: bytes, image: Image.Image) -> None:
-    """Refuses a JPEG whose compressed data are not all there. Bytes after its end are fine: phones append pictures there.
-
-    libjpeg fills what is missing with grey and does not always say so, for instance where a file that was cut off got an end
-    marker. So where that may have happened, the file is decoded again with other bytes before its end
-    marker: they change a picture that is still waiting for data, and none that is complete. It may have happened where the
-    last block is flat, and in any progressive file. Not found are files cut within the last block, or, progressive ones,
-    exactly between two scans.
+    libjpeg fills what is missing with grey and does not say so, for instance where a file that was cut off got an end
+    marker. It does ask for more where the data stop without one, so a file of one scan is decoded without its end marker.
+    Any other file is decoded twice, with different bytes behind each scan: they change a scan that waits for data, and none
+    that is complete. Not found are cuts within the last 16x16 pixels of a scan.
 
     Args:
         data: The file.
-        image: The same file, decoded.
+        read: Decodes a file to pixels and anything else; raises OSError if the data do not suffice.
+
+    Returns:
+        What `read` returns.
 
     Raises:
-        ImageTruncated: The end marker or some of the compressed data are missing.
+        ImageTruncated: The end marker, a scan, or some of the compressed data are missing.
     """
-    end = find_end(data)
-    if end < 0:
-        raise ImageTruncated("The JPEG ends before its end marker; copy or download the file again.")
-    left, top = ((n - 1) // 8 * 8 for n in image.size)
-    low, high = image.crop((left, top, *image.size)).convert("L").getextrema()
-    if high - low > 2 and not image.info.get("progressive"):  # type: ignore[operator]
-        return
-    with Image.open(io.BytesIO(data[:end] + b"\x5a" * 64 + data[end:]), formats=("JPEG",)) as other:
-        if not np.array_equal(np.asarray(other), np.asarray(image)):
-            raise ImageTruncated("The JPEG's compressed data end before the last row; copy or download the file again.")
+    end, scans = outline(data)
+    if len(scans) == 1:
+        with suppress(OSError):
+            return read(data[:end] + _ONES)
+    result = read(data)
+    starts = [0, *scans]
+    pieces = [data[start:stop] for start, stop in zip(starts, scans)]
+    if not result[0].equal(read(_OTHER.join([*pieces, data[scans[-1] :]]) if scans else data)[0]):
+        raise ImageTruncated("The JPEG's compressed data end before the last row; copy or download the file again.")
+    return result
+
+
+def outline(data: bytes) -> tuple[int, list[int]]:
+    """Offsets of the end marker and of the end of every scan of the first picture in a JPEG file (annex B).
+
+    Raises:
+        ImageTruncated: There is no end marker, or no scan brings some coefficient to its full precision (annex G).
+    """
+    position, sequential, in_scan = 0, True, False
+    missing: set[tuple[int, int]] = set()  # component, coefficient
+    scans: list[int] = []
+    while match := _MARKER.search(data, position):
+        marker, position = match[1][0], match.end()
+        if marker in (0xD8, 0x01):
+            continue
+        if in_scan:
+            scans.append(match.start())
+        if marker == 0xD9:
+            if missing:
+                raise ImageTruncated("The JPEG ends before its last scan; copy or download the file again.")
+            return match.start(), scans
+        # Segments are skipped by their length, so that thumbnails inside them do not count.
+        length = max(2, int.from_bytes(data[position : position + 2], "big"))
+        body = data[position + 2 : position + length]
+        position += length
+        in_scan = marker == 0xDA
+        if marker in _FRAMES:
+            sequential = marker in _SEQUENTIAL
+            missing = {(component, k) for component in body[6::3] for k in range(64)}
+        elif in_scan and body:
+            missing -= _refined(body, sequential)
+    raise ImageTruncated("The JPEG ends before its end marker; copy or download the file again.")
+
+
+def _refined(body: bytes, sequential: bool) -> set[tuple[int, int]]:
+    """(component, coefficient) that a scan header announces at full precision."""
+    names = body[1 : 1 + 2 * body[0] : 2]
+    first, last, precision = (0, 63, 0) if sequential else body[1 + 2 * body[0] : 4 + 2 * body[0]]
+    # The low half byte counts the bits that later scans still have to bring.
+    return {(name, k) for name in names for k in range(first, last + 1)} if precision & 15 == 0 else set()
 
 
 # The luminance table of the JPEG standard (ITU-T T.81, table K.1), in raster order.

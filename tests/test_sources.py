@@ -3,6 +3,7 @@
 import io
 import itertools
 import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -108,3 +109,44 @@ def test_names_in_odd_encodings_survive(tmp_path):
         pytest.skip("this file system refuses names that are not UTF-8")
     [item] = iter_sources(tmp_path)
     assert os.fsencode(item) == path
+
+
+def test_a_double_star_gives_every_file_once_also_with_links_that_lead_back(tmp_path):
+    (tmp_path / "s").mkdir()
+    for name in ("a.jpg", "s/b.jpg"):
+        (tmp_path / name).touch()
+    (tmp_path / "s" / "loop").symlink_to(tmp_path)
+    for pattern in ("**", "**/*.jpg"):
+        assert names(iter_sources(str(tmp_path / pattern)), tmp_path) == ["a.jpg", "s/b.jpg"]
+
+
+def test_nesting_may_be_deeper_than_pythons_stack():
+    source = b"x"
+    for _ in range(2000):
+        source = [source]
+    assert list(iter_sources(source)) == [b"x"]
+
+
+def test_folders_may_be_deeper_than_pythons_stack(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(1100):
+        os.mkdir("d")
+        os.chdir("d")
+    Path("x.jpg").touch()
+    os.chdir(tmp_path)
+    try:
+        assert [os.path.basename(item) for item in iter_sources(".")] == ["x.jpg"]
+    finally:
+        subprocess.run(["rm", "-rf", "d"], check=True)
+
+
+def test_a_list_that_contains_itself_is_refused_and_one_given_twice_is_not():
+    source, twice = ["a.jpg"], ["b.jpg"]
+    source.append(source)
+    with pytest.raises(ValueError, match="itself"):
+        list(iter_sources(source))
+    assert list(iter_sources([twice, twice])) == ["b.jpg", "b.jpg"]
+
+
+def test_a_mapping_is_passed_on_so_that_it_can_fail():
+    assert list(iter_sources({"a.jpg": 1})) == [{"a.jpg": 1}]

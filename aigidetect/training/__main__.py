@@ -1,7 +1,8 @@
-"""`python -m aigidetect.training fit | evaluate | calibrate | export | results`: makes and measures detectors.
+"""`python -m aigidetect.training audit | fit | evaluate | calibrate | export | results`: makes and measures detectors.
 
 The way of a detector:
 
+    audit DATA                                              what file format, size and quality tell of the label
     fit --recipe npr-ms-ca --data DATA --out runs/a         trains, resumably, on the split "train"
     evaluate --run runs/a --data DATA --splits val          scores "val" under all conditions
     calibrate --run runs/a                                  temperature, bias and thresholds from these scores
@@ -17,7 +18,7 @@ import itertools
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,11 @@ from ..detector import Detector
 from ..errors import AigidetectError
 from ..preprocess import from_dict
 from .augment import CONDITIONS
-from .datasets import digest, read_index, take_split
+from .datasets import Sample, digest, take_split
+from .layouts import read_data
+from .recipe import Recipe
 
+_DATA = "folder with an index.tsv or in a known layout, or a CSV file"
 DEFAULT_PREPROCESS = '{"kind": "tiles"}'
 
 
@@ -40,12 +44,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=None, help="threads of torch; default: all cores")
     commands = parser.add_subparsers(dest="command", required=True)
 
+    audit = commands.add_parser("audit", help="measure the shortcuts of a data set; exit status 1 if there are any")
+    audit.add_argument("data", type=Path, help=_DATA)
+    audit.add_argument("--limit", type=float, default=0.6, help="AUROC from which a fact is a shortcut")
+    audit.add_argument("--allow", action="store_true", help="exit status 0 even so")
+    audit.add_argument("--out", type=Path, default=None, help="JSON file for the whole result")
+
     fit = commands.add_parser("fit", help="train, or continue a run")
     fit.add_argument("--recipe", required=True, help="a recipe of this package, or a JSON file")
-    fit.add_argument("--data", required=True, type=Path, help="folder with an index.tsv")
+    fit.add_argument("--data", required=True, type=Path, help=_DATA)
     fit.add_argument("--out", required=True, type=Path, help="folder of the run")
     fit.add_argument("--max-steps", type=int, default=None, help="stop, resumably, after so many steps")
     fit.add_argument("--device", default="cpu")
+    fit.add_argument(
+        "--allow-shortcuts", action="store_true", help="train even if the data have shortcuts that the recipe leaves open"
+    )
     fit.add_argument("--compile", action="store_true", help="use torch.compile; needs a C++ compiler")
 
     evaluate = commands.add_parser("evaluate", help="score labelled splits under all conditions")
@@ -84,28 +97,66 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     if options.threads:
         torch.set_num_threads(options.threads)
-    commands = {"fit": _fit, "evaluate": _evaluate, "calibrate": _calibrate, "export": _export, "results": _results}
+    commands: dict[str, Callable[[argparse.Namespace], int | None]] = {
+        "audit": _audit,
+        "fit": _fit,
+        "evaluate": _evaluate,
+        "calibrate": _calibrate,
+        "export": _export,
+        "results": _results,
+    }
     try:
-        commands[options.command](options)
+        return commands[options.command](options) or 0
     except (AigidetectError, KeyError, OSError, ValueError) as error:
         print(f"aigidetect.training: {error}", file=sys.stderr)
         return 2
-    return 0
+
+
+def _audit(options: argparse.Namespace) -> int:
+    from .audit import audit
+
+    result = audit(read_data(options.data), limit=options.limit)
+    print(result.table())
+    for line in result.undecodable:
+        print(line, file=sys.stderr)
+    if options.out:
+        options.out.write_text(json.dumps(result.to_dict(), indent=1) + "\n", encoding="utf-8")
+    return int(bool(result.shortcuts) and not options.allow)
 
 
 def _fit(options: argparse.Namespace) -> None:
     from .fit import fit
     from .recipe import load_recipe
 
-    samples = take_split(read_index(options.data), "train")
+    samples = take_split(read_data(options.data), "train")
     recipe = load_recipe(options.recipe)
+    _audit_before_fit(samples, recipe, options)
     print(fit(recipe, samples, options.out, device=options.device, max_steps=options.max_steps, compiled=options.compile))
+
+
+def _audit_before_fit(samples: list[Sample], recipe: Recipe, options: argparse.Namespace) -> None:
+    """Audits once a run and stores the result beside it; refuses data whose shortcuts would reach the network."""
+    stored = options.out / "audit.json"
+    if not stored.exists():
+        from .audit import audit
+
+        result = audit(samples)
+        options.out.mkdir(parents=True, exist_ok=True)
+        stored.write_text(json.dumps(result.to_dict(), indent=1) + "\n", encoding="utf-8")
+        logging.info("audit:\n%s", result.table())
+    shortcuts = _read(stored)["shortcuts"]
+    if shortcuts and not recipe.augment.equalises and not options.allow_shortcuts:
+        raise ValueError(
+            f"These facts alone predict the label: {', '.join(shortcuts)}. The recipe's pipeline leaves them in place, so "
+            "the network would learn them. Re-encode and crop both classes alike (Augment with encode >= 0.9), or use "
+            "--allow-shortcuts to do it on purpose."
+        )
 
 
 def _evaluate(options: argparse.Namespace) -> None:
     from .evaluate import score, write_scores
 
-    samples = read_index(options.data)
+    samples = read_data(options.data)
     out = options.out or options.run
     if out is None:
         raise ValueError("--detector needs --out, a folder for the scores.")
@@ -155,7 +206,7 @@ def _export(options: argparse.Namespace) -> None:
     from .export import export
     from .fit import read_log
 
-    samples = read_index(options.data)
+    samples = read_data(options.data)
     facts = json.loads(options.preprocess) if options.preprocess else _read(options.run / "evaluation.json")["preprocess"]
     train, val = take_split(samples, "train"), take_split(samples, "val")
     entry = export(

@@ -69,6 +69,12 @@ class Augment:
     flip: float = 0.5
     mirror: bool = False
 
+    @property
+    def equalises(self) -> bool:
+        """Whether nearly every view is re-encoded, so that format and quality of the files do not reach the network as they
+        are. Sizes never do: views are native crops of one size."""
+        return self.encode >= 0.9
+
     def __call__(self, pixels: Pixels, size: int, rng: np.random.Generator) -> Pixels:
         """One random view.
 
