@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold, cross_val_predict
 
@@ -127,7 +127,8 @@ def _facts(path: Path, info: ImageInfo) -> dict[str, list[float]]:
 
 
 def _predictability(values: NDArray[np.float64], labels: NDArray[Any], groups: NDArray[Any]) -> float:
-    model = HistGradientBoostingClassifier(max_iter=60, max_leaf_nodes=15, early_stopping=False, random_state=0)
+    leaf = max(2, min(10, len(labels) // 20))
+    model = RandomForestClassifier(n_estimators=40, min_samples_leaf=leaf, random_state=0)
     folds = GroupKFold(n_splits=5)
     predicted = cross_val_predict(model, values, labels, groups=groups, cv=folds, method="predict_proba")[:, 1]
     return float(roc_auc_score(labels, predicted))
