@@ -11,6 +11,7 @@ from torch import Tensor
 from .calibration import Calibration
 from .detector import Detector
 from .errors import ManifestError, WeightsMismatch, WeightsNotAvailable
+from .layers.quantised import dequantise
 from .manifest import ManifestEntry, load_manifest
 from .models import load_architecture
 from .preprocess import Preprocess, from_dict
@@ -60,7 +61,10 @@ def load_detector(
         entry, weights=weights, revision=revision, local_files_only=local_files_only, cache_dir=cache_dir
     )
     network = build_network(entry)
-    load_into(network, state, origin=str(weights or entry.full_name))
+    try:
+        load_into(network, dequantise(state), origin=str(weights or entry.full_name))
+    except ValueError as error:
+        raise WeightsMismatch(f"The weights of {weights or entry.full_name} are not whole: {error}") from error
     return Detector(
         network,
         entry_preprocess(entry),

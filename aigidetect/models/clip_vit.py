@@ -1,0 +1,263 @@
+"""CLIP detector: the image tower of CLIP, ViT-B/16, cut after one of its blocks, with a small head on its tokens.
+
+Original:
+    https://github.com/openai/CLIP (not copied; implemented from the papers)
+
+References:
+    | Learning Transferable Visual Models From Natural Language Supervision (Radford et al., ICML 2021)
+    | https://arxiv.org/abs/2103.00020
+    | An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale (Dosovitskiy et al., ICLR 2021)
+    | https://arxiv.org/abs/2010.11929
+    | Towards Universal Fake Image Detectors that Generalize Across Generative Models (Ojha et al., CVPR 2023)
+    | https://arxiv.org/abs/2302.10174
+    | Leveraging Representations from Intermediate Encoder-blocks for Synthetic Image Detection
+    | (Koutlis & Papadopoulos, ECCV 2024)
+    | https://arxiv.org/abs/2402.19091
+
+Deviations from CLIP: blocks after the cut, the last layer norm and the projection do not exist. From Ojha et al.: the
+head reads several blocks, not the last; from Koutlis & Papadopoulos: it also reads mean and deviation of the patches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+EPSILON = 1e-5  # of every layer norm
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """The approximation `x * sigmoid(1.702 x)` of GELU, with which CLIP was trained; same shape as `x`."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+class Block(nn.Module):
+    """Residual block with the layer norms in front: self-attention, then two linear layers.
+
+    Args:
+        width: Channels D of a token, a multiple of `heads`.
+        heads: Attention heads.
+
+    Shape: (N, L, D) -> (N, L, D).
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1 = nn.LayerNorm(width, eps=EPSILON)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.norm2 = nn.LayerNorm(width, eps=EPSILON)
+        self.fc1 = nn.Linear(width, 4 * width)
+        self.fc2 = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self._attention(self.norm1(x))
+        return x + self._mlp(self.norm2(x))
+
+    def _attention(self, x: Tensor) -> Tensor:
+        n, length, width = x.shape
+        qkv = self.qkv(x).view(n, length, 3, self.heads, width // self.heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (N, heads, L, D / heads)
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        attended: Tensor = self.out(mixed.transpose(1, 2).reshape(n, length, width))
+        return attended
+
+    def _mlp(self, x: Tensor) -> Tensor:
+        narrowed: Tensor = self.fc2(quick_gelu(self.fc1(x)))
+        return narrowed
+
+
+class Tower(nn.Module):
+    """The image tower up to its block `blocks`: pixels -> tokens after chosen blocks.
+
+    Args:
+        blocks: Number of blocks.
+        taps: Blocks whose output is returned, 1 to `blocks`.
+        width: Channels D of a token.
+        heads: Attention heads.
+        patch: Side of a patch in pixels.
+        image_size: Side S of a view in pixels, a multiple of `patch`; there are L = 1 + (S / patch)^2 tokens.
+
+    Shape: (N, 3, S, S) -> list of len(taps) tensors (N, L, D), the class token first.
+    """
+
+    def __init__(self, blocks: int, taps: Sequence[int], width: int, heads: int, patch: int, image_size: int) -> None:
+        super().__init__()
+        self.taps = tuple(taps)
+        self.image_size = image_size
+        self.class_token = nn.Parameter(0.02 * torch.randn(width))
+        self.positions = nn.Parameter(0.02 * torch.randn(1 + (image_size // patch) ** 2, width))
+        self.patch = nn.Conv2d(3, width, kernel_size=patch, stride=patch, bias=False)
+        self.norm = nn.LayerNorm(width, eps=EPSILON)
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(blocks))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        side = self.image_size
+        if x.shape[1:] != (3, side, side):
+            raise ValueError(
+                f"Expected views of shape (N, 3, {side}, {side}), but found {tuple(x.shape)}; "
+                f"resize or crop to {side} x {side} pixels: the position embedding has no other size."
+            )
+        patches = self.patch(x).flatten(2).transpose(1, 2)  # (N, L - 1, D)
+        first = self.class_token.expand(len(x), 1, -1)
+        tokens = self.norm(torch.cat((first, patches), dim=1) + self.positions)  # (N, L, D)
+        tapped = []
+        for number, block in enumerate(self.blocks, start=1):
+            tokens = block(tokens)
+            if number in self.taps:
+                tapped.append(tokens)
+        return tapped
+
+
+class Head(nn.Module):
+    """Standardises features with fixed statistics, then a linear layer, or two with GELU between them.
+
+    Args:
+        features: Number of features F.
+        hidden: Width of the hidden layer; 0 means none.
+
+    Shape: (N, F) -> (N, 1).
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, features: int, hidden: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("scale", torch.ones(features))
+        self.hidden = nn.Linear(features, hidden) if hidden else None
+        self.fc = nn.Linear(hidden or features, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        x = (features - self.mean) / self.scale
+        if self.hidden is not None:
+            x = F.gelu(self.hidden(x))
+        logits: Tensor = self.fc(x)
+        return logits
+
+
+class CLIPViT(nn.Module):
+    """The network of `build`, also for other sizes: (N, 3, S, S) normalised pixels -> (N, 1) logits of "AI-generated".
+
+    Args:
+        blocks, taps, hidden: See `build`.
+        width, heads, patch, image_size: See `Tower`; the defaults are those of ViT-B/16.
+    """
+
+    def __init__(
+        self,
+        *,
+        blocks: int = 9,
+        taps: Sequence[int] = (6, 7, 8, 9),
+        hidden: int = 0,
+        width: int = 768,
+        heads: int = 12,
+        patch: int = 16,
+        image_size: int = 224,
+    ) -> None:
+        super().__init__()
+        if list(taps) != sorted(set(taps)) or not taps or taps[0] < 1 or taps[-1] != blocks:
+            raise ValueError(
+                f"Expected rising block numbers from 1 to blocks = {blocks}, the last of them {blocks}, "
+                f"but found taps = {list(taps)}; blocks after the last tap would do nothing."
+            )
+        if hidden < 0 or width % heads or image_size % patch:
+            raise ValueError(
+                f"Expected hidden >= 0, width a multiple of heads, image_size a multiple of patch, but found "
+                f"hidden = {hidden}, width = {width}, heads = {heads}, image_size = {image_size}, patch = {patch}."
+            )
+        self.tower = Tower(blocks, taps, width, heads, patch, image_size)
+        self.head = Head(len(taps) * 3 * width, hidden)
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the head reads: (N, 3, S, S) -> (N, len(taps) * 3 * D).
+
+        For every tap in turn: class token, mean and standard deviation (of the population) of the patch tokens, each of
+        D channels. Before that every token is layer-normalised without parameters, so that taps have the same scale.
+        """
+        return torch.cat([_summary(tokens) for tokens in self.tower(x)], dim=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.features(x))
+        return logits
+
+
+def _summary(tokens: Tensor) -> Tensor:
+    normed = F.layer_norm(tokens, tokens.shape[-1:], eps=EPSILON)  # (N, L, D)
+    patches = normed[:, 1:]
+    return torch.cat((normed[:, 0], patches.mean(dim=1), patches.std(dim=1, correction=0)), dim=1)  # (N, 3 D)
+
+
+def build(*, blocks: int = 9, taps: Sequence[int] = (6, 7, 8, 9), hidden: int = 0) -> CLIPViT:
+    """CLIP ViT-B/16, cut, with a head, and with random weights.
+
+    Args:
+        blocks: Number of blocks kept, 1 to 12 for weights of CLIP.
+        taps: Rising numbers of the blocks whose output the head reads; the first block is 1, the last tap is `blocks`.
+        hidden: Width of the head's hidden layer; 0 means a linear head.
+
+    Returns:
+        Module (N, 3, 224, 224) float32, normalised with CLIP's mean (0.48145466, 0.4578275, 0.40821073) and standard
+        deviation (0.26862954, 0.26130258, 0.27577711) -> (N, 1) logits; sigmoid is P(AI-generated). Its state dict has
+        the names `tower.*` and `head.*`.
+
+    Raises:
+        ValueError: Impossible taps or hidden width.
+    """
+    return CLIPViT(blocks=blocks, taps=taps, hidden=hidden)
+
+
+_OUTSIDE = {
+    "embeddings.class_embedding": "class_token",
+    "embeddings.position_embedding.weight": "positions",
+    "embeddings.patch_embedding.weight": "patch.weight",
+    "pre_layrnorm.weight": "norm.weight",
+    "pre_layrnorm.bias": "norm.bias",
+}
+_INSIDE = {
+    "norm1": ("layer_norm1",),
+    "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "out": ("self_attn.out_proj",),
+    "norm2": ("layer_norm2",),
+    "fc1": ("mlp.fc1",),
+    "fc2": ("mlp.fc2",),
+}
+# Those of a matrix in 8 bits belong to its rows, so they are joined as the rows are; see `aigidetect.layers.quantised`.
+_OPTIONAL = ("weight_scale", "weight_zero_point")
+
+
+def from_huggingface(state: Mapping[str, Tensor], blocks: int) -> dict[str, Tensor]:
+    """Image tower in the names of Hugging Face's CLIP -> `tower.*` of `build(blocks=blocks)`, the head not among them.
+
+    Args:
+        state: State dict of a CLIPModel, CLIPVisionModel or similar, under any prefix; a text tower is ignored.
+            Matrices may be in 8 bits, with `*.weight_scale` and `*.weight_zero_point` of one value per row.
+        blocks: Number of blocks to keep, at least 1.
+
+    Returns:
+        New dict; tensors keep their type.
+
+    Raises:
+        ValueError: There is no single image tower, or a tensor of the first `blocks` blocks is missing.
+    """
+    anchor = "embeddings.class_embedding"
+    prefixes = [key.removesuffix(anchor) for key in state if key.endswith(anchor)]
+    if len(prefixes) != 1:
+        raise ValueError(f"Expected one key '*{anchor}', but found {len(prefixes)} among the keys {list(state)[:5]}.")
+    groups = {ours: [theirs] for theirs, ours in _OUTSIDE.items()}
+    for number in range(blocks):
+        for ours, theirs in _INSIDE.items():
+            for part in ("weight", "bias", *_OPTIONAL):
+                names = [f"encoder.layers.{number}.{name}.{part}" for name in theirs]
+                if part not in _OPTIONAL or any(prefixes[0] + name in state for name in names):
+                    groups[f"blocks.{number}.{ours}.{part}"] = names
+    missing = [prefixes[0] + name for names in groups.values() for name in names if prefixes[0] + name not in state]
+    if missing:
+        raise ValueError(f"{len(missing)} tensors of the first {blocks} blocks are missing, such as {missing[:3]}.")
+    tensors = {ours: [state[prefixes[0] + name] for name in names] for ours, names in groups.items()}
+    return {f"tower.{ours}": parts[0] if len(parts) == 1 else torch.cat(parts) for ours, parts in tensors.items()}

@@ -1,0 +1,148 @@
+"""The README, the examples and the shipped weights, as a new user meets them."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import aigidetect
+from aigidetect.cli import main
+from aigidetect.manifest import load_manifest
+from aigidetect.registry import DEFAULT_DETECTOR, verify_detector
+
+from .conftest import array
+
+ROOT = Path(__file__).parent.parent
+IMAGES = ROOT / "examples" / "images"
+MANIFEST = load_manifest()
+PUBLISHED = [name for name in MANIFEST.versions() if MANIFEST.get(name).weights is not None]
+BUNDLED = [name for name in PUBLISHED if MANIFEST.get(name).weights.file]
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return aigidetect.load_detector(device="cpu", local_files_only=True)
+
+
+def test_the_default_detector_ships_with_the_package():
+    assert any(name.startswith(f"{DEFAULT_DETECTOR}@") for name in BUNDLED)
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_bundled_weights_are_the_published_ones_and_compute_the_golden_logits(name):
+    entry = MANIFEST.get(name)
+    detector = aigidetect.load_detector(name, device="cpu", local_files_only=True)
+    assert detector.weights_sha256 == entry.weights.sha256
+    assert verify_detector(detector, entry) <= entry.golden["tolerance"]
+    assert {point.fpr for point in detector.calibration.thresholds} == {0.01, 0.05}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_entries_say_where_they_come_from(name):
+    provenance = MANIFEST.get(name).provenance
+    assert {"licence", "recipe", "data", "data_sha256"} <= provenance.keys()
+
+
+@pytest.mark.parametrize("name", [name for name in MANIFEST.versions() if MANIFEST.get(name).weights is None])
+def test_a_detector_without_weights_says_how_to_get_them(name):
+    with pytest.raises(aigidetect.WeightsError, match="training"):
+        aigidetect.load_detector(name)
+
+
+def test_weights_that_were_changed_are_refused(tmp_path, monkeypatch):
+    entry = MANIFEST.get(DEFAULT_DETECTOR)
+    source = ROOT / "aigidetect" / "weights" / entry.weights.file
+    data = bytearray(source.read_bytes())
+    data[-1] ^= 1
+    (tmp_path / entry.weights.file).write_bytes(data)
+    monkeypatch.setenv("AIGIDETECT_WEIGHTS_DIR", str(tmp_path))
+    with pytest.raises(aigidetect.WeightsError, match=entry.weights.sha256):
+        aigidetect.load_detector(DEFAULT_DETECTOR)
+
+
+def test_verify_all_passes_on_this_machine(capsys):
+    assert main(["verify", "--all"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(BUNDLED)
+
+
+def test_verify_fails_on_wrong_numbers(capsys, monkeypatch):
+    load = aigidetect.registry.load_detector
+
+    def broken(name, **options):
+        detector = load(name, **options)
+        next(detector.network.parameters()).data.add_(0.05)
+        return detector
+
+    monkeypatch.setattr(aigidetect.registry, "load_detector", broken)
+    assert main(["verify", DEFAULT_DETECTOR]) == 1
+    assert "golden" in capsys.readouterr().out
+
+
+def test_own_weights_are_named_custom_and_do_not_borrow_the_published_thresholds():
+    entry = MANIFEST.get(DEFAULT_DETECTOR)
+    path = ROOT / "aigidetect" / "weights" / entry.weights.file
+    detector = aigidetect.load_detector(DEFAULT_DETECTOR, weights=path, device="cpu")
+    record = detector.predict(array())
+    assert record.detector.endswith("+custom")
+    assert (record.threshold, record.fpr) == (0.5, None)
+
+
+def test_the_shipped_detector_scores_all_examples(shipped):
+    records = shipped.predict_folder(IMAGES)
+    assert len(records) == 8
+    assert all(record.ok and 0 <= record.probability <= 1 for record in records)
+    assert len({round(record.logit, 6) for record in records}) == 8
+
+
+def test_the_shipped_detector_scores_any_size(shipped):
+    for shape in [(1, 1), (1, 500), (7, 3), (223, 225), (1500, 40)]:
+        assert shipped.predict(array(*shape)).ok
+
+
+def test_scores_of_the_shipped_detector_do_not_depend_on_the_batch(shipped):
+    alone = [shipped.predict(path).view_logits for path in sorted(IMAGES.glob("*.jpg"))]
+    for batch_size in (1, 5, 64):
+        together = [record.view_logits for record in shipped.stream(IMAGES, batch_size=batch_size)]
+        np.testing.assert_allclose(np.concatenate(together), np.concatenate(alone), atol=1e-5)
+
+
+@pytest.mark.parametrize("script", ["score_folder.py", "own_network.py"])
+def test_examples_run_and_are_short(script):
+    path = ROOT / "examples" / script
+    result = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, check=True)
+    assert len(result.stdout.splitlines()) == 8
+    assert len(path.read_text().splitlines()) <= 40
+
+
+def test_the_readmes_python_runs(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {})
+    assert len(capsys.readouterr().out.splitlines()) == 9
+
+
+def test_the_documentation_names_no_machine_and_no_missing_file():
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        text = page.read_text()
+        assert not re.search(r"/(root|home|tmp)/", text), page
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_readmes_figures_are_those_of_the_stored_scores():
+    from aigidetect.training.tables import headline_table
+
+    table = headline_table(sorted((ROOT / "docs" / "scores").iterdir()))
+    assert table in (ROOT / "README.md").read_text()
+
+
+def test_records_of_the_command_line_are_json(capsys):
+    assert main(["predict", str(IMAGES), "--format", "jsonl"]) == 0
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [Path(record["source"]).name for record in records] == sorted(path.name for path in IMAGES.glob("*.jpg"))
