@@ -31,7 +31,7 @@ def multi_scale_npr(x: Tensor, weights: Tensor | Sequence[float]) -> Tensor:
     """
     if len(weights) != len(SCALES):
         raise ValueError(f"Expected {len(SCALES)} weights, one for each of the scales {SCALES}, but got {len(weights)}.")
-    x = crop_to_multiple(x, 4)
+    x = crop_to_multiple(x, 4).contiguous()  # once for the three scales, see `npr`
     first, *rest = zip(weights, SCALES)
     fused: Tensor = first[0] * npr(x, first[1])
     for weight, scale in rest:

@@ -88,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     results = commands.add_parser("results", help="tables from stored scores")
     results.add_argument("scores", nargs="+", type=Path, help="folders that evaluate wrote")
     results.add_argument("--out", type=Path, default=None, help="Markdown file; default: stdout")
+    results.add_argument("--readme", type=Path, default=None, help="also write the headline between the marks of this file")
     return parser
 
 
@@ -234,9 +235,11 @@ def _call_minutes(rows: list[dict[str, float]]) -> list[float]:
 
 
 def _results(options: argparse.Namespace) -> None:
-    from .tables import results_page
+    from .tables import headline_table, results_page, write_readme
 
     page = results_page(options.scores)
+    if options.readme:
+        write_readme(options.readme, headline_table(options.scores))
     if options.out:
         options.out.write_text(page, encoding="utf-8")
     else:

@@ -157,10 +157,15 @@ def summarise(scores: Sequence[Score], train_lines: frozenset[str], *, draws: in
         for condition in CONDITIONS:
             if here := [s for s in chosen if s.condition == condition]:
                 rows.append(_row(part, condition, here, draws))
-        head = [s for s in chosen if s.condition in HEADLINE_CONDITIONS]
-        if {s.condition for s in head} == set(HEADLINE_CONDITIONS):
-            rows.append(_headline(part, head, draws))
+        rows += headline(part, chosen, draws=draws)
     return rows
+
+
+def headline(part: str, scores: Sequence[Score], *, draws: int = 300) -> list[dict[str, Any]]:
+    """The headline row of one part, see `summarise`; empty if one of its conditions was not measured."""
+    head = [s for s in scores if s.condition in HEADLINE_CONDITIONS]
+    complete = {s.condition for s in head} == set(HEADLINE_CONDITIONS)
+    return [_headline(part, head, draws)] if complete else []
 
 
 def _arrays(scores: Sequence[Score]) -> tuple[Any, Any, list[str]]:
@@ -195,7 +200,33 @@ def _headline(part: str, scores: Sequence[Score], draws: int) -> dict[str, Any]:
     return {"part": part, "condition": "headline", "n_real": len(by_condition[0]) - ai, "n_ai": ai, **figures}
 
 
-def swap_gap(rows: Sequence[dict[str, Any]], part: str) -> float:
-    """Balanced accuracy as-is minus that under swap, of one part; NaN where one was not measured."""
-    value = {row["condition"]: row["balanced_accuracy"][0] for row in rows if row["part"] == part}
-    return float(value.get("as-is", float("nan")) - value.get("swap", float("nan")))
+def swap_gap(scores: Sequence[Score], *, draws: int = 300) -> tuple[float, float, float]:
+    """Balanced accuracy as-is minus that under swap, with its 95 % interval over groups.
+
+    Only generated pictures differ between the two, so the gap is half the difference of the AI accuracies.
+
+    Args:
+        scores: Scores of one part under both conditions.
+        draws: Bootstrap samples.
+
+    Returns:
+        (value, low, high); NaN where a condition was not measured.
+    """
+    pairs: dict[str, dict[str, bool]] = {}
+    group_of = {}
+    for s in scores:
+        if s.label == AI and s.condition in ("as-is", "swap"):
+            pairs.setdefault(s.file, {})[s.condition] = s.probability >= 0.5
+            group_of[s.file] = s.group
+    files = [file for file, called in pairs.items() if len(called) == 2]
+    if not files:
+        return float("nan"), float("nan"), float("nan")
+    gap = np.array([(pairs[f]["as-is"] - pairs[f]["swap"]) / 2 for f in files])
+    index = np.unique([group_of[f] for f in files], return_inverse=True)[1]
+    rng, count = np.random.default_rng(0), index.max() + 1
+    drawn = []
+    for _ in range(draws):
+        times = np.bincount(rng.integers(count, size=count), minlength=count)[index]
+        drawn.append(float((gap * times).sum() / max(1, times.sum())))
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return float(gap.mean()), float(low), float(high)

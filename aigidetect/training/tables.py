@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ..calibration import Calibration
-from .evaluate import read_scores, summarise, swap_gap
+from .augment import CONDITIONS
+from .calibrate import wilson
+from .evaluate import Score, headline, read_scores, subsets, summarise, swap_gap
 
 _PARTS = ("val", "test_seen", "test_unseen", "test_unseen strict", "test_unseen photo-like")
 _COLUMNS = {
@@ -40,39 +42,61 @@ def results_page(folders: Sequence[Path], *, draws: int = 300) -> str:
         folders: Folders written by `evaluate`: `<split>.csv` files and `evaluation.json`.
         draws: Bootstrap samples.
     """
-    evaluations = [(_read_facts(folder), _rows(folder, draws)) for folder in folders]
-    pages = [_INTRODUCTION, _comparison(evaluations)]
-    for facts, rows in evaluations:
-        pages.append(f"## {facts['detector']}\n\nWeights sha256 `{facts['weights_sha256']}`.\n")
+    pages = [_INTRODUCTION, "## Headline\n", headline_table(folders, draws=draws, parts=_PARTS)]
+    for folder in folders:
+        facts, scores = _load(folder)
+        rows = summarise(scores, frozenset(facts["train_lines"]), draws=draws)
+        preprocess = json.dumps({k: v for k, v in facts["preprocess"].items() if k not in ("mean", "std")})
+        pages.append(
+            f"## {facts['detector']}\n\nWeights sha256 `{facts['weights_sha256']}`, preprocessing `{preprocess}`.\n"
+        )
         pages += [_part_table(part, rows) for part in _PARTS if any(row["part"] == part for row in rows)]
+        pages.append(_false_alarms(facts, scores))
+        pages.append(_source_table(scores))
     return "\n".join(pages)
 
 
-def _read_facts(folder: Path) -> dict[str, Any]:
-    facts: dict[str, Any] = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
-    return facts
+def headline_table(folders: Sequence[Path], *, draws: int = 300, parts: Sequence[str] = _PARTS[1:]) -> str:
+    """One row for each detector and part, as Markdown.
 
-
-def _rows(folder: Path, draws: int) -> list[dict[str, Any]]:
-    facts = _read_facts(folder)
-    calibration = Calibration.from_dict(facts["calibration"])
-    scores = [score for split in facts["splits"] for score in read_scores(folder / f"{split}.csv", calibration)]
-    return summarise(scores, frozenset(facts["train_lines"]), draws=draws)
-
-
-def _comparison(evaluations: Sequence[tuple[dict[str, Any], list[dict[str, Any]]]]) -> str:
+    Args:
+        folders: See `results_page`.
+        draws: Bootstrap samples.
+        parts: Which parts.
+    """
     lines = [
-        "## Headline",
-        "",
         "| detector | part | real / AI pictures | balanced accuracy | AUROC | TPR at 5 % FPR | format-swap gap |",
         "|---|---|---|---|---|---|---|",
     ]
-    for facts, rows in evaluations:
-        for row in sorted((r for r in rows if r["condition"] == "headline"), key=lambda r: _PARTS.index(r["part"])):
-            figures = " | ".join(_figure(row[name]) for name in ("balanced_accuracy", "auroc", "tpr_at_5_fpr"))
-            gap = f"{swap_gap(rows, row['part']):+.3f}"
-            lines.append(f"| {facts['detector']} | {row['part']} | {row['n_real']} / {row['n_ai']} | {figures} | {gap} |")
+    for folder in folders:
+        facts, scores = _load(folder)
+        present = subsets(scores, frozenset(facts["train_lines"]))
+        for part in (part for part in parts if part in present):
+            for row in headline(part, present[part], draws=draws):
+                figures = [_figure(row[name]) for name in ("balanced_accuracy", "auroc", "tpr_at_5_fpr")]
+                figures.append(_figure(swap_gap(present[part], draws=draws), signed=True))
+                name = f"{facts['detector']} | {part} | {row['n_real']} / {row['n_ai']}"
+                lines.append(f"| {name} | {' | '.join(figures)} |")
     return "\n".join(lines) + "\n"
+
+
+def write_readme(readme: Path, table: str) -> None:
+    """Replaces what stands between the marks `<!-- results -->` and `<!-- /results -->`.
+
+    Raises:
+        ValueError: The marks are missing.
+    """
+    before, found, rest = readme.read_text(encoding="utf-8").partition("<!-- results -->")
+    _, end, after = rest.partition("<!-- /results -->")
+    if not (found and end):
+        raise ValueError(f"{readme} has no marks '<!-- results -->' and '<!-- /results -->' to write between.")
+    readme.write_text(f"{before}{found}\n{table}{end}{after}", encoding="utf-8")
+
+
+def _load(folder: Path) -> tuple[dict[str, Any], list[Score]]:
+    facts: dict[str, Any] = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    calibration = Calibration.from_dict(facts["calibration"])
+    return facts, [score for split in facts["splits"] for score in read_scores(folder / f"{split}.csv", calibration)]
 
 
 def _part_table(part: str, rows: Sequence[dict[str, Any]]) -> str:
@@ -88,6 +112,47 @@ def _part_table(part: str, rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _figure(triple: tuple[float, float, float]) -> str:
+def _false_alarms(facts: dict[str, Any], scores: Sequence[Score]) -> str:
+    """Share of real pictures called "ai" at each stated rate, by split and condition."""
+    points = Calibration.from_dict(facts["calibration"]).thresholds
+    if not points:
+        return ""
+    lines = ["### Real pictures with the verdict `ai`, by stated false-positive rate", ""]
+    lines += [
+        "| part | condition | " + " | ".join(f"at {point.fpr:g}" for point in points) + " |",
+        "|---" * (2 + len(points)) + "|",
+    ]
+    for split in facts["splits"]:
+        for condition in CONDITIONS:
+            reals = [s.probability for s in scores if (s.split, s.condition, s.label) == (split, condition, 0)]
+            if reals:
+                called = [sum(p >= point.probability for p in reals) for point in points]
+                shares = [_figure((hits / len(reals), *wilson(hits, len(reals)))) for hits in called]
+                lines.append(f"| {split} | {condition} | {' | '.join(shares)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _source_table(scores: Sequence[Score], least: int = 10) -> str:
+    """Accuracy at 0.5 under JPEG 75 of each source of the test splits with at least `least` pictures."""
+    by_source: dict[tuple[str, int, str], list[bool]] = {}
+    for s in scores:
+        if s.condition == "q75" and s.split.startswith("test"):
+            by_source.setdefault((s.split, s.label, s.source), []).append((s.probability >= 0.5) == bool(s.label))
+    rows = {key: hits for key, hits in sorted(by_source.items()) if len(hits) >= least}
+    if not rows:
+        return ""
+    lines = [
+        f"### By source: accuracy under q75, sources of at least {least} pictures",
+        "",
+        "| part | class | source | n | accuracy |",
+    ]
+    lines.append("|---" * 5 + "|")
+    for (split, label, source), hits in rows.items():
+        share = _figure((sum(hits) / len(hits), *wilson(sum(hits), len(hits))))
+        lines.append(f"| {split} | {'AI' if label else 'real'} | {source} | {len(hits)} | {share} |")
+    return "\n".join(lines) + "\n"
+
+
+def _figure(triple: tuple[float, float, float], signed: bool = False) -> str:
     value, low, high = triple
-    return f"{value:.3f} ({low:.3f}-{high:.3f})"
+    return f"{value:+.3f} ({low:+.3f} to {high:+.3f})" if signed else f"{value:.3f} ({low:.3f}-{high:.3f})"
