@@ -74,7 +74,7 @@ def test_verify_fails_on_wrong_numbers(capsys, monkeypatch):
 
     def broken(name, **options):
         detector = load(name, **options)
-        next(detector.network.parameters()).data.add_(0.05)
+        detector.network.fc1.bias.data.add_(0.05)
         return detector
 
     monkeypatch.setattr(aigidetect.registry, "load_detector", broken)

@@ -143,7 +143,7 @@ def subsets(scores: Sequence[Score], train_lines: frozenset[str]) -> dict[str, l
     return parts
 
 
-def summarise(scores: Sequence[Score], train_lines: frozenset[str], *, draws: int = 300) -> list[dict[str, Any]]:
+def summarise(scores: Sequence[Score], train_lines: frozenset[str], *, draws: int = 200) -> list[dict[str, Any]]:
     """One row for each part and condition, and one `headline` row for each part.
 
     The headline is the mean over q96, q75 and half+q80. Its interval comes from drawing groups once for all three. The
@@ -161,7 +161,7 @@ def summarise(scores: Sequence[Score], train_lines: frozenset[str], *, draws: in
     return rows
 
 
-def headline(part: str, scores: Sequence[Score], *, draws: int = 300) -> list[dict[str, Any]]:
+def headline(part: str, scores: Sequence[Score], *, draws: int = 200) -> list[dict[str, Any]]:
     """The headline row of one part, see `summarise`; empty if one of its conditions was not measured."""
     head = [s for s in scores if s.condition in HEADLINE_CONDITIONS]
     complete = {s.condition for s in head} == set(HEADLINE_CONDITIONS)
@@ -200,7 +200,7 @@ def _headline(part: str, scores: Sequence[Score], draws: int) -> dict[str, Any]:
     return {"part": part, "condition": "headline", "n_real": len(by_condition[0]) - ai, "n_ai": ai, **figures}
 
 
-def swap_gap(scores: Sequence[Score], *, draws: int = 300) -> tuple[float, float, float]:
+def swap_gap(scores: Sequence[Score], *, draws: int = 200) -> tuple[float, float, float]:
     """Balanced accuracy as-is minus that under swap, with its 95 % interval over groups.
 
     Only generated pictures differ between the two, so the gap is half the difference of the AI accuracies.

@@ -80,7 +80,7 @@ def bootstrap(
     groups: Sequence[str],
     *,
     threshold: float = 0.5,
-    draws: int = 300,
+    draws: int = 200,
     seed: int = 0,
 ) -> dict[str, tuple[float, float, float]]:
     """Figures with 95 % intervals over groups.

@@ -35,7 +35,7 @@ and real ones as they are. The headline is the mean over q96, q75 and half+q80.
 """
 
 
-def results_page(folders: Sequence[Path], *, draws: int = 300) -> str:
+def results_page(folders: Sequence[Path], *, draws: int = 200) -> str:
     """The whole page.
 
     Args:
@@ -56,7 +56,7 @@ def results_page(folders: Sequence[Path], *, draws: int = 300) -> str:
     return "\n".join(pages)
 
 
-def headline_table(folders: Sequence[Path], *, draws: int = 300, parts: Sequence[str] = _PARTS[1:]) -> str:
+def headline_table(folders: Sequence[Path], *, draws: int = 200, parts: Sequence[str] = _PARTS[1:]) -> str:
     """One row for each detector and part, as Markdown.
 
     Args:
