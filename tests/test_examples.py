@@ -44,7 +44,13 @@ def test_bundled_weights_are_the_published_ones_and_compute_the_golden_logits(na
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_entries_say_where_they_come_from(name):
     provenance = MANIFEST.get(name).provenance
-    assert {"licence", "recipe", "data", "data_sha256"} <= provenance.keys()
+    assert {"licence", "recipe", "data", "data_sha256", "metrics"} <= provenance.keys()
+    for conditions in provenance["metrics"].values():
+        for row in conditions.values():
+            value, low, high = row["auroc"]
+            assert low <= value <= high
+            assert row["n_real"] > 0
+            assert row["n_ai"] > 0
 
 
 @pytest.mark.parametrize("name", [name for name in MANIFEST.versions() if MANIFEST.get(name).weights is None])

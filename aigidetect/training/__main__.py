@@ -89,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     results.add_argument("scores", nargs="+", type=Path, help="folders that evaluate wrote")
     results.add_argument("--out", type=Path, default=None, help="Markdown file; default: stdout")
     results.add_argument("--readme", type=Path, default=None, help="also write the headline between the marks of this file")
+    results.add_argument("--manifest", type=Path, default=None, help="also store the metrics with the published detectors")
     return parser
 
 
@@ -235,9 +236,11 @@ def _call_minutes(rows: list[dict[str, float]]) -> list[float]:
 
 
 def _results(options: argparse.Namespace) -> None:
-    from .tables import headline_table, results_page, write_readme
+    from .tables import headline_table, results_page, write_metrics, write_readme
 
     page = results_page(options.scores)
+    if options.manifest:
+        write_metrics(options.manifest, options.scores)
     if options.readme:
         write_readme(options.readme, headline_table(options.scores))
     if options.out:

@@ -51,7 +51,7 @@ def results_page(folders: Sequence[Path], *, draws: int = 200) -> str:
             f"## {facts['detector']}\n\nWeights sha256 `{facts['weights_sha256']}`, preprocessing `{preprocess}`.\n"
         )
         pages += [_part_table(part, rows) for part in _PARTS if any(row["part"] == part for row in rows)]
-        pages.append(_false_alarms(facts, scores))
+        pages.append(_verdict_table(facts, scores))
         pages.append(_source_table(scores))
     return "\n".join(pages)
 
@@ -93,6 +93,28 @@ def write_readme(readme: Path, table: str) -> None:
     readme.write_text(f"{before}{found}\n{table}{end}{after}", encoding="utf-8")
 
 
+def write_metrics(manifest: Path, folders: Sequence[Path], *, draws: int = 200) -> None:
+    """Stores balanced accuracy and AUROC of every part and condition with the detectors whose weights were measured.
+
+    Args:
+        manifest: weights_manifest.json.
+        folders: See `results_page`; those of unpublished detectors are passed over.
+        draws: Bootstrap samples.
+    """
+    book = json.loads(manifest.read_text(encoding="utf-8"))
+    for folder in folders:
+        facts, scores = _load(folder)
+        entry = book["detectors"].get(facts["detector"])
+        if not entry or (entry["weights"] or {}).get("sha256") != facts["weights_sha256"]:
+            continue
+        metrics: dict[str, dict[str, Any]] = {}
+        for row in summarise(scores, frozenset(facts["train_lines"]), draws=draws):
+            figures = {name: [round(value, 4) for value in row[name]] for name in ("balanced_accuracy", "auroc")}
+            metrics.setdefault(row["part"], {})[row["condition"]] = {"n_real": row["n_real"], "n_ai": row["n_ai"], **figures}
+        entry["provenance"]["metrics"] = metrics
+    manifest.write_text(json.dumps(book, indent=1) + "\n", encoding="utf-8")
+
+
 def _load(folder: Path) -> tuple[dict[str, Any], list[Score]]:
     facts: dict[str, Any] = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
     calibration = Calibration.from_dict(facts["calibration"])
@@ -112,24 +134,34 @@ def _part_table(part: str, rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _false_alarms(facts: dict[str, Any], scores: Sequence[Score]) -> str:
-    """Share of real pictures called "ai" at each stated rate, by split and condition."""
-    points = Calibration.from_dict(facts["calibration"]).thresholds
-    if not points:
+def _verdict_table(facts: dict[str, Any], scores: Sequence[Score]) -> str:
+    """What the verdicts were at each stated false-positive rate, by split and condition."""
+    calibration = Calibration.from_dict(facts["calibration"])
+    if not calibration.thresholds:
         return ""
-    lines = ["### Real pictures with the verdict `ai`, by stated false-positive rate", ""]
-    lines += [
-        "| part | condition | " + " | ".join(f"at {point.fpr:g}" for point in points) + " |",
-        "|---" * (2 + len(points)) + "|",
+    lines = [
+        "### Verdicts at the stated false-positive rates",
+        "",
+        "| part | condition | rate | real called `ai` | AI called `ai` | AI called `real` | `unsure`, both classes alike |",
+        "|---" * 7 + "|",
     ]
     for split in facts["splits"]:
         for condition in CONDITIONS:
-            reals = [s.probability for s in scores if (s.split, s.condition, s.label) == (split, condition, 0)]
-            if reals:
-                called = [sum(p >= point.probability for p in reals) for point in points]
-                shares = [_figure((hits / len(reals), *wilson(hits, len(reals)))) for hits in called]
-                lines.append(f"| {split} | {condition} | {' | '.join(shares)} |")
+            chosen = [s for s in scores if (s.split, s.condition) == (split, condition)]
+            for point in calibration.thresholds if chosen else ():
+                verdicts = {
+                    label: [calibration.verdict(s.probability, point.fpr) for s in chosen if s.label == label]
+                    for label in (0, 1)
+                }
+                unsure = sum(v.count("unsure") / len(v) for v in verdicts.values()) / 2
+                cells = [_share(verdicts[0], "ai"), _share(verdicts[1], "ai"), _share(verdicts[1], "real"), f"{unsure:.3f}"]
+                lines.append(f"| {split} | {condition} | {point.fpr:g} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _share(verdicts: Sequence[str], verdict: str) -> str:
+    hits, n = sum(v == verdict for v in verdicts), len(verdicts)
+    return _figure((hits / n, *wilson(hits, n)))
 
 
 def _source_table(scores: Sequence[Score], least: int = 10) -> str:
