@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import json
 import logging
 import math
 import os
@@ -207,6 +206,4 @@ def read_log(out: str | Path) -> list[dict[str, float]]:
 
 def read_recipe(out: str | Path) -> Recipe:
     """The recipe of a run's folder."""
-    text = (Path(out) / "recipe.json").read_text(encoding="utf-8")
-    json.loads(text)
-    return Recipe.from_json(text)
+    return Recipe.from_json((Path(out) / "recipe.json").read_text(encoding="utf-8"))
