@@ -16,7 +16,7 @@ Deviations from ResNet-50: the first convolution is 3x3 (not 7x7), stages 3 and 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
@@ -29,7 +29,7 @@ Fusion = Literal["single", "multi", "multi-fixed"]
 _RESIDUALS: dict[str, type[nn.Module]] = {"single": NPR, "multi": MultiScaleNPR, "multi-fixed": FixedMultiScaleNPR}
 
 # The five detectors of the report: what each adds to the baseline.
-VARIANTS: dict[str, dict[str, object]] = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "npr": {},
     "npr-ms": {"fusion": "multi"},
     "npr-ca": {"channel_attention": True},

@@ -14,6 +14,7 @@ The way of a detector:
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import json
 import logging
@@ -55,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("--data", required=True, type=Path, help=_DATA)
     fit.add_argument("--out", required=True, type=Path, help="folder of the run")
     fit.add_argument("--max-steps", type=int, default=None, help="stop, resumably, after so many steps")
+    fit.add_argument("--seed", type=int, default=None, help="instead of the recipe's")
     fit.add_argument("--device", default="cpu")
     fit.add_argument(
         "--allow-shortcuts", action="store_true", help="train even if the data have shortcuts that the recipe leaves open"
@@ -132,6 +134,8 @@ def _fit(options: argparse.Namespace) -> None:
 
     samples = take_split(read_data(options.data), "train")
     recipe = load_recipe(options.recipe)
+    if options.seed is not None:
+        recipe = dataclasses.replace(recipe, seed=options.seed)
     _audit_before_fit(samples, recipe, options)
     print(fit(recipe, samples, options.out, device=options.device, max_steps=options.max_steps, compiled=options.compile))
 

@@ -52,6 +52,9 @@ class Augment:
         mirror: What happens where a picture is too small for the factor. False: the factor is raised until the picture
             fills the view. True: the picture is made as small as the factor says and then continued by reflection, which
             is what detectors do with small pictures.
+        squash: The report's pipeline instead of all this: the whole picture squashed with an antialiased bilinear filter
+            to 8/7 of the view's side, a random crop, and with probability `flip` a mirror image. It leaves traces of
+            format and size in the view, so it is here to show what that does.
     """
 
     scale: tuple[float, float] = (0.4, 1.5)
@@ -68,12 +71,13 @@ class Augment:
     colour_range: float = 0.2
     flip: float = 0.5
     mirror: bool = False
+    squash: bool = False
 
     @property
     def equalises(self) -> bool:
         """Whether nearly every view is re-encoded, so that format and quality of the files do not reach the network as they
-        are. Sizes never do: views are native crops of one size."""
-        return self.encode >= 0.9
+        are, and views are native crops of one size, so that sizes do not either."""
+        return self.encode >= 0.9 and not self.squash
 
     def __call__(self, pixels: Pixels, size: int, rng: np.random.Generator) -> Pixels:
         """One random view.
@@ -88,6 +92,8 @@ class Augment:
         """
         # 16 pixels more than needed let the last crop start at any phase of the block grid.
         wide = size + 16
+        if self.squash:
+            return self._squashed(pixels, size, rng)
         factor = self._factor(rng)
         side = wide
         if factor != 1.0:
@@ -107,6 +113,12 @@ class Augment:
         if rng.random() < self.flip:
             view = view.transpose(1, 0, 2)
         return np.ascontiguousarray(view)
+
+    def _squashed(self, pixels: Pixels, size: int, rng: np.random.Generator) -> Pixels:
+        side = round(size * 8 / 7)
+        image = Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR)
+        view = _random_crop(np.asarray(image), size, rng)
+        return np.ascontiguousarray(view[:, ::-1]) if rng.random() < self.flip else view
 
     def _factor(self, rng: np.random.Generator) -> float:
         if rng.random() < self.resample:
