@@ -63,7 +63,7 @@ def convert_npr(checkpoint: Mapping[str, object], name: str) -> dict[str, Tensor
     """
     if name not in VARIANTS:
         raise KeyError(f"Unknown NPR detector {name!r}; available: {', '.join(VARIANTS)}.")
-    expected = build(**VARIANTS[name]).state_dict()  # type: ignore[arg-type]
+    expected = build(**VARIANTS[name]).state_dict()
     converted: dict[str, Tensor] = {}
     for key, value in unwrap(checkpoint).items():
         group = next((prefix for prefix in _NPR_GROUPS if key.startswith(prefix)), None)

@@ -27,6 +27,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 EPSILON = 1e-5  # of every layer norm
+# Normalisation of the pixels, on the scale 0-1.
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -180,14 +183,15 @@ class CLIPViT(nn.Module):
         For every tap in turn: class token, mean and standard deviation (of the population) of the patch tokens, each of
         D channels. Before that every token is layer-normalised without parameters, so that taps have the same scale.
         """
-        return torch.cat([_summary(tokens) for tokens in self.tower(x)], dim=1)
+        return torch.cat([summary(tokens) for tokens in self.tower(x)], dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.head(self.features(x))
         return logits
 
 
-def _summary(tokens: Tensor) -> Tensor:
+def summary(tokens: Tensor) -> Tensor:
+    """What the head reads of one tap, see `CLIPViT.features`: (N, L, D) tokens, the class token first -> (N, 3 D)."""
     normed = F.layer_norm(tokens, tokens.shape[-1:], eps=EPSILON)  # (N, L, D)
     patches = normed[:, 1:]
     return torch.cat((normed[:, 0], patches.mean(dim=1), patches.std(dim=1, correction=0)), dim=1)  # (N, 3 D)
