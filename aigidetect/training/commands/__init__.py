@@ -1,0 +1,1 @@
+"""The commands of `python -m aigidetect.training`, one file a step: each adds its parsers and names the function to run."""

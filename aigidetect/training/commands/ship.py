@@ -1,0 +1,60 @@
+"""`export`: from a calibrated run to a detector that ships."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+from pathlib import Path
+
+from ...calibration import Calibration
+from ...preprocess import from_dict
+from ..datasets import digest, take_split
+from ..layouts import read_data
+from .common import DATA, Commands, read_json
+
+
+def add(commands: Commands) -> None:
+    """Adds the parser."""
+    export = commands.add_parser("export", help="weights file and manifest entry of a calibrated run")
+    export.set_defaults(run=_export)
+    export.add_argument("--run", dest="folder", required=True, type=Path)
+    export.add_argument("--data", required=True, type=Path, help=DATA)
+    export.add_argument("--name", required=True)
+    export.add_argument("--version", required=True, type=int)
+    export.add_argument("--preprocess", default=None, help="JSON; default: what the val scores were made with")
+    export.add_argument("--weights-folder", type=Path, default=Path("aigidetect/weights"))
+    export.add_argument("--manifest", type=Path, default=Path("weights_manifest.json"))
+
+
+def _export(options: argparse.Namespace) -> None:
+    from ..export import export
+    from ..fit import read_log
+
+    samples = read_data(options.data)
+    facts = (
+        json.loads(options.preprocess) if options.preprocess else read_json(options.folder / "evaluation.json")["preprocess"]
+    )
+    train, val = take_split(samples, "train"), take_split(samples, "val")
+    entry = export(
+        options.folder,
+        options.weights_folder,
+        options.manifest,
+        name=options.name,
+        version=options.version,
+        preprocess=from_dict(facts),
+        calibration=Calibration.from_dict(read_json(options.folder / "calibration.json")),
+        provenance={
+            "licence": "Apache-2.0",
+            "data": f"{len(train)} pictures of {len({s.source for s in train})} sources to train, {len(val)} to calibrate",
+            "data_sha256": digest([*train, *val]),
+            "training_minutes": round(sum(_call_minutes(read_log(options.folder))), 1),
+        },
+    )
+    print(json.dumps(entry, indent=1))
+
+
+def _call_minutes(rows: list[dict[str, float]]) -> list[float]:
+    """Minutes of each call that worked on a run: the clock starts again at zero with every call."""
+    ends = [a["seconds"] for a, b in itertools.pairwise(rows) if b["seconds"] < a["seconds"]]
+    return [seconds / 60 for seconds in [*ends, *(row["seconds"] for row in rows[-1:])]]
