@@ -52,7 +52,8 @@ class Detector:
         name: Shown in every prediction.
         weights_sha256: Shown in every prediction.
         device: Torch device; `"auto"` is CUDA where available, else the CPU.
-        dtype: Floating-point type of the network; None means float32.
+        dtype: What the network computes in. None means float32. `torch.bfloat16` and `torch.float16` mean mixed precision:
+            weights stay in float32 and torch.autocast chooses the operations that are safe in the smaller type.
     """
 
     def __init__(
@@ -70,7 +71,9 @@ class Detector:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.device = torch.device(device)
         self.dtype = dtype or torch.float32
-        self.network = network.eval().to(self.device, self.dtype).to(memory_format=torch.channels_last)
+        self._mixed = self.dtype in (torch.bfloat16, torch.float16)
+        stored = torch.float32 if self._mixed else self.dtype
+        self.network = network.eval().to(self.device, stored).to(memory_format=torch.channels_last)
         self.preprocess = preprocess
         self.calibration = calibration
         self.name = name
@@ -219,8 +222,7 @@ class Detector:
         flat: list[float] = []
         for _, alike in itertools.groupby((view for stack in views for view in stack), key=lambda view: view.shape):
             while chunk := list(itertools.islice(alike, batch_size)):
-                inputs = torch.stack(chunk).to(self.device, self.dtype, memory_format=torch.channels_last)
-                flat.extend(self.network(inputs).float().flatten().tolist())
+                flat.extend(self._forward(torch.stack(chunk)).float().flatten().tolist())
         if not torch.isfinite(torch.tensor(flat)).all():
             raise WeightsError(
                 f"Detector {self.name!r} computed a logit that is not finite on {self.device} in {self.dtype}; use "
@@ -228,6 +230,13 @@ class Detector:
             )
         remaining = iter(flat)
         return [tuple(itertools.islice(remaining, len(stack))) for stack in views]
+
+    def _forward(self, inputs: Tensor) -> Tensor:
+        stored = torch.float32 if self._mixed else self.dtype
+        inputs = inputs.to(self.device, stored, memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, self.dtype, enabled=self._mixed):
+            logits: Tensor = self.network(inputs)
+        return logits
 
     def _prediction(self, item: _Ready, view_logits: tuple[float, ...], fpr: float | None) -> Prediction:
         logit = self.calibration.logit(view_logits)

@@ -11,6 +11,7 @@ from torch import Tensor
 from .calibration import Calibration
 from .detector import Detector
 from .errors import ManifestError, WeightsMismatch, WeightsNotAvailable
+from .layers.low_rank import merge_low_rank
 from .layers.quantised import dequantise
 from .manifest import ManifestEntry, load_manifest
 from .models import load_architecture
@@ -43,7 +44,7 @@ def load_detector(
     Args:
         name: A name of `list_detectors`, for instance `"npr-ms-ca"` (its newest version) or `"npr-ms-ca@1"` (that one).
         device: Torch device; `"auto"` is CUDA where available, else the CPU.
-        dtype: Floating-point type of the network; None means float32.
+        dtype: What the network computes in, see `Detector`; None means float32.
         weights: A safetensors file of your own for the same architecture. Its hash is not compared with the published one
             but is shown in every prediction, the detector is called `name+custom`, and the published calibration, which
             belongs to the published weights, is not used: the verdict is a plain comparison with 0.5.
@@ -62,7 +63,7 @@ def load_detector(
     )
     network = build_network(entry)
     try:
-        load_into(network, dequantise(state), origin=str(weights or entry.full_name))
+        load_into(network, merge_low_rank(dequantise(state)), origin=str(weights or entry.full_name))
     except ValueError as error:
         raise WeightsMismatch(f"The weights of {weights or entry.full_name} are not whole: {error}") from error
     return Detector(

@@ -186,13 +186,18 @@ class CLIPViT(nn.Module):
         return torch.cat([summary(tokens) for tokens in self.tower(x)], dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.features(x))
+        features = self.features(x)
+        # A sum over thousands of features in half precision would round the logit visibly.
+        with torch.autocast(x.device.type, enabled=False):
+            logits: Tensor = self.head(features.to(self.head.mean.dtype))
         return logits
 
 
 def summary(tokens: Tensor) -> Tensor:
     """What the head reads of one tap, see `CLIPViT.features`: (N, L, D) tokens, the class token first -> (N, 3 D)."""
-    normed = F.layer_norm(tokens, tokens.shape[-1:], eps=EPSILON)  # (N, L, D)
+    normed = F.layer_norm(
+        tokens.to(torch.promote_types(tokens.dtype, torch.float32)), tokens.shape[-1:], eps=EPSILON
+    )  # (N, L, D)
     patches = normed[:, 1:]
     return torch.cat((normed[:, 0], patches.mean(dim=1), patches.std(dim=1, correction=0)), dim=1)  # (N, 3 D)
 

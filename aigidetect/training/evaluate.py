@@ -6,7 +6,9 @@ Scores are stored as CSV, and every table is computed from these files.
 from __future__ import annotations
 
 import csv
+import dataclasses
 import hashlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,25 +65,35 @@ def score(
         conditions: Some of `CONDITIONS`.
         progress: See `Detector.stream`.
     """
-    work = [(sample, condition) for sample in samples for condition in conditions]
+    wanted = list(conditions)
+    # swap shows a real picture as-is and a generated one under q96; where those are measured too, once is enough.
+    alias = {(label, "swap"): other for label, other in ((0, "as-is"), (AI, "q96")) if other in wanted}
+    work = [(i, c) for i, sample in enumerate(samples) for c in wanted if (sample.label, c) not in alias]
 
     def pictures() -> Iterator[Image.Image]:
-        last, image = None, None
-        for sample, condition in work:
-            if sample is not last:
-                last, image = sample, Image.fromarray(load_image(sample.path)[0].permute(1, 2, 0).numpy())
-            assert image is not None
-            yield apply_condition(image, condition, is_ai=sample.label == AI)
+        for i, group in itertools.groupby(work, key=lambda item: item[0]):
+            image = Image.fromarray(load_image(samples[i].path)[0].permute(1, 2, 0).numpy())
+            for _, condition in group:
+                yield apply_condition(image, condition, is_ai=samples[i].label == AI)
 
-    scores = []
-    for (sample, condition), record in zip(work, detector.stream(pictures(), on_error="raise", progress=progress)):
+    found: dict[tuple[int, str], Score] = {}
+    for (i, condition), record in zip(work, detector.stream(pictures(), on_error="raise", progress=progress)):
         assert not isinstance(record, Failure)
-        facts = {name: getattr(sample, name) for name in ("split", "label", "source", "line", "group", "style")}
+        facts = {name: getattr(samples[i], name) for name in ("split", "label", "source", "line", "group", "style")}
         logit = detector.calibration.pooled(record.view_logits)
-        scores.append(
-            Score(file=sample.path.name, condition=condition, logit=logit, probability=record.probability, **facts)
+        found[i, condition] = Score(
+            file=samples[i].path.name, condition=condition, logit=logit, probability=record.probability, **facts
         )
-    return scores
+    return [
+        dataclasses.replace(found[i, alias.get((sample.label, condition), condition)], condition=condition)
+        for i, sample in enumerate(samples)
+        for condition in wanted
+    ]
+
+
+def picture(score: Score) -> tuple[str, ...]:
+    """What names a picture among the scores of a data set: split, source, group and file."""
+    return score.split, score.source, score.group, score.file
 
 
 _FACTS = ("file", "split", "label", "source", "line", "group", "style")
@@ -93,9 +105,10 @@ def write_scores(scores: Sequence[Score], path: str | Path) -> None:
     Groups are written as hashes: tables need to know which pictures belong together, and not what they show.
     """
     conditions = list(dict.fromkeys(score.condition for score in scores))
-    rows: dict[str, dict[str, object]] = {}
+    rows: dict[tuple[str, ...], dict[str, object]] = {}
     for item in scores:
-        row = rows.setdefault(item.file, {name: getattr(item, name) for name in _FACTS})
+        # A file name alone may come up in several folders.
+        row = rows.setdefault(picture(item), {name: getattr(item, name) for name in _FACTS})
         row["group"] = hashlib.sha256(item.group.encode()).hexdigest()[:12]
         row[item.condition] = f"{item.logit:.6g}"
     with open(path, "w", newline="", encoding="utf-8") as file:
@@ -180,7 +193,15 @@ def _row(part: str, condition: str, scores: Sequence[Score], draws: int) -> dict
     return {"part": part, "condition": condition, "n_real": len(scores) - ai, "n_ai": ai, **figures}
 
 
-def _headline(part: str, scores: Sequence[Score], draws: int) -> dict[str, Any]:
+def headline_draws(scores: Sequence[Score], draws: int = 200) -> list[dict[str, float]]:
+    """Headline figures: first those of the pictures as they are, then those of each bootstrap sample of groups.
+
+    Two detectors on the same pictures get the same samples, so that their figures can be compared pair by pair.
+
+    Args:
+        scores: Scores of one part, under all `HEADLINE_CONDITIONS` and no other.
+        draws: Bootstrap samples.
+    """
     by_condition = [[s for s in scores if s.condition == c] for c in HEADLINE_CONDITIONS]
     names = np.unique([s.group for s in scores])
     index = [np.searchsorted(names, [s.group for s in part_scores]) for part_scores in by_condition]
@@ -190,14 +211,19 @@ def _headline(part: str, scores: Sequence[Score], draws: int) -> dict[str, Any]:
         each = [measure(*a, 0.5, None if counts is None else counts[i] * 1.0) for a, i in zip(arrays, index)]
         return {name: float(np.mean([figures[name] for figures in each])) for name in each[0]}
 
-    point, rng = mean(None), np.random.default_rng(0)
-    drawn = [mean(np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names))) for _ in range(draws)]
+    rng = np.random.default_rng(0)
+    times = (np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names)) for _ in range(draws))
+    return [mean(None), *map(mean, times)]
+
+
+def _headline(part: str, scores: Sequence[Score], draws: int) -> dict[str, Any]:
+    point, *drawn = headline_draws(scores, draws)
     figures = {
         name: (value, *(float(v) for v in np.nanpercentile([d[name] for d in drawn], [2.5, 97.5])))
         for name, value in point.items()
     }
-    ai = sum(s.label for s in by_condition[0])
-    return {"part": part, "condition": "headline", "n_real": len(by_condition[0]) - ai, "n_ai": ai, **figures}
+    labels = [s.label for s in scores if s.condition == HEADLINE_CONDITIONS[0]]
+    return {"part": part, "condition": "headline", "n_real": len(labels) - sum(labels), "n_ai": sum(labels), **figures}
 
 
 def swap_gap(scores: Sequence[Score], *, draws: int = 200) -> tuple[float, float, float]:
@@ -212,12 +238,12 @@ def swap_gap(scores: Sequence[Score], *, draws: int = 200) -> tuple[float, float
     Returns:
         (value, low, high); NaN where a condition was not measured.
     """
-    pairs: dict[str, dict[str, bool]] = {}
+    pairs: dict[tuple[str, ...], dict[str, bool]] = {}
     group_of = {}
     for s in scores:
         if s.label == AI and s.condition in ("as-is", "swap"):
-            pairs.setdefault(s.file, {})[s.condition] = s.probability >= 0.5
-            group_of[s.file] = s.group
+            pairs.setdefault(picture(s), {})[s.condition] = s.probability >= 0.5
+            group_of[picture(s)] = s.group
     files = [file for file, called in pairs.items() if len(called) == 2]
     if not files:
         return float("nan"), float("nan"), float("nan")

@@ -1,0 +1,181 @@
+"""Heads on cached features: fitted in seconds, so that blocks, regularisation and amounts of data can be compared.
+
+References:
+    | Towards Universal Fake Image Detectors that Generalize Across Generative Models (Ojha et al., CVPR 2023)
+    | https://arxiv.org/abs/2302.10174
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..models.clip_vit import Head
+from .datasets import AI, Sample
+from .losses import smoothed_bce
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """How a head is fitted.
+
+    Attributes:
+        blocks: Consecutive blocks whose features it reads.
+        hidden: Width of the hidden layer; 0 is logistic regression.
+        weight_decay: L2 penalty of logistic regression (on standardised features, per mean loss), or AdamW's decay.
+        dropout: Share of the features, and of the hidden units, that are dropped while fitting; only with `hidden`.
+        epochs: Passes over all views; only with `hidden`.
+        learning_rate: AdamW's peak; only with `hidden`.
+        smoothing: Targets are this far from 0 and 1.
+        balance: Exponent of a source's size in its weight: 0 weighs sources evenly, 1 weighs pictures evenly.
+        seed: Seed of initial weights, dropout and order.
+    """
+
+    blocks: tuple[int, ...] = (7, 8, 9)
+    hidden: int = 0
+    weight_decay: float = 1e-2
+    dropout: float = 0.5
+    epochs: int = 10
+    learning_rate: float = 3e-4
+    smoothing: float = 0.0
+    balance: float = 0.5
+    seed: int = 0
+
+
+def sample_weights(samples: Sequence[Sample], balance: float) -> Tensor:
+    """Weight of each picture, (N,) float32 with sum N: both classes weigh the same, sources by `balance`."""
+    sizes = Counter((s.label, s.source) for s in samples)
+    weights = torch.tensor([float(sizes[s.label, s.source]) ** (balance - 1) for s in samples])
+    labels = torch.tensor([s.label for s in samples])
+    for label in (0, 1):
+        chosen = labels == label
+        weights[chosen] *= len(samples) / 2 / weights[chosen].sum()
+    return weights
+
+
+def fit_head(features: Tensor, labels: Tensor, weights: Tensor, config: HeadConfig) -> Head:
+    """A head fitted on features.
+
+    Args:
+        features: (N, F) float32, raw; they are standardised here, and the head keeps the statistics.
+        labels: (N,) in [0, 1]; soft labels are allowed.
+        weights: (N,) non-negative.
+        config: See `HeadConfig`.
+
+    Returns:
+        The head, in evaluation mode: (N, F) -> (N, 1) logits.
+    """
+    torch.manual_seed(config.seed)
+    head = Head(features.shape[1], config.hidden)
+    head.mean.copy_(features.mean(dim=0))
+    # A feature that hardly varies would be blown up by its own tiny deviation.
+    head.scale.copy_(features.std(dim=0).clamp_min(1e-3))
+    if config.hidden:
+        _descend(head, features, labels, weights, config)
+    else:
+        _logistic(head, features, labels, weights, config)
+    return head.eval()
+
+
+def _logistic(head: Head, features: Tensor, labels: Tensor, weights: Tensor, config: HeadConfig) -> None:
+    nn.init.zeros_(head.fc.weight)
+    nn.init.zeros_(head.fc.bias)
+    x, targets = (features - head.mean) / head.scale, labels[:, None]
+    parameters = [head.fc.weight, head.fc.bias]
+    optimiser = torch.optim.LBFGS(parameters, max_iter=60, history_size=10, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        # In two products: one would need a second copy of the features for the gradient.
+        loss = smoothed_bce(head.fc(x), targets, config.smoothing, weights[:, None])
+        loss = loss + config.weight_decay * head.fc.weight.square().sum() / 2
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimiser.step(closure)  # type: ignore[no-untyped-call]
+
+
+def _descend(head: Head, features: Tensor, labels: Tensor, weights: Tensor, config: HeadConfig, batch: int = 256) -> None:
+    generator = torch.Generator().manual_seed(config.seed)
+    optimiser = torch.optim.AdamW(head.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    steps = config.epochs * (len(features) // batch)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    drop = nn.Dropout(config.dropout)
+    assert head.hidden is not None
+    for _ in range(config.epochs):
+        for chosen in torch.split(torch.randperm(len(features), generator=generator), batch)[: len(features) // batch]:
+            x = drop((features[chosen] - head.mean) / head.scale)
+            logits = head.fc(drop(nn.functional.gelu(head.hidden(x))))
+            loss = smoothed_bce(logits, labels[chosen, None], config.smoothing, weights[chosen, None])
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            schedule.step()
+
+
+def source_folds(samples: Sequence[Sample], folds: int) -> NDArray[np.int64]:
+    """Fold of each picture: generated pictures of one model line and real pictures of one source stay together.
+
+    So a fold measures what carries over to generators and photographs that the head has not seen. Groups (scenes, prompts)
+    may lie in two folds where different generators drew them.
+    """
+    keys = [(s.label, s.line if s.label == AI else s.source) for s in samples]
+    sizes = Counter(keys)
+    totals = {0: [0] * folds, 1: [0] * folds}
+    fold_of = {}
+    for key in sorted(sizes, key=lambda k: (-sizes[k], k)):
+        fold = int(np.argmin(totals[key[0]]))
+        fold_of[key] = fold
+        totals[key[0]][fold] += sizes[key]
+    return np.array([fold_of[key] for key in keys])
+
+
+def out_of_fold(
+    features: NDArray[np.float16], samples: Sequence[Sample], config: HeadConfig, *, folds: int = 5
+) -> NDArray[np.float32]:
+    """Logits of every view from heads that saw no picture of its model line or photo source, see `source_folds`.
+
+    Args:
+        features: (views, pictures, F).
+        samples: The pictures.
+        config: How each head is fitted.
+        folds: Number of folds.
+
+    Returns:
+        (views, pictures) float32.
+    """
+    views, pictures = features.shape[:2]
+    weights, labels = sample_weights(samples, config.balance), torch.tensor([float(s.label) for s in samples])
+    fold, logits = source_folds(samples, folds), np.zeros((views, pictures), np.float32)
+    for number in range(folds):
+        inside, outside = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
+        head = fit_head(flat(features, inside), labels[inside].repeat(views), weights[inside].repeat(views), config)
+        with torch.inference_mode():
+            logits[:, outside] = head(flat(features, outside)).view(views, len(outside)).numpy()
+    return logits
+
+
+def flat(features: NDArray[np.float16], pictures: NDArray[np.int64] | slice = slice(None)) -> Tensor:
+    """(views, pictures, F) float16 -> (views * chosen pictures, F) float32, view by view."""
+    chosen = features[:, pictures]
+    return torch.from_numpy(chosen.astype(np.float32).reshape(-1, features.shape[2]))
+
+
+def named(config: HeadConfig) -> str:
+    """The fields that differ from the defaults, for a table."""
+    plain = HeadConfig()
+    differing = {
+        f.name: getattr(config, f.name)
+        for f in dataclasses.fields(config)
+        if getattr(config, f.name) != getattr(plain, f.name)
+    }
+    return ", ".join(f"{key}={value}" for key, value in differing.items()) or "default"
