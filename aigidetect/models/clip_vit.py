@@ -140,8 +140,9 @@ class Head(nn.Module):
         x = (features - self.mean) / self.scale
         if self.hidden is not None:
             x = F.gelu(self.hidden(x))
-        logits: Tensor = self.fc(x)
-        return logits
+        # Written out, since autocast would do a linear layer in half precision: over thousands of features that rounds the
+        # logit visibly.
+        return (x * self.fc.weight).sum(dim=1, keepdim=True) + self.fc.bias
 
 
 class CLIPViT(nn.Module):
@@ -186,10 +187,7 @@ class CLIPViT(nn.Module):
         return torch.cat([summary(tokens) for tokens in self.tower(x)], dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        features = self.features(x)
-        # A sum over thousands of features in half precision would round the logit visibly.
-        with torch.autocast(x.device.type, enabled=False):
-            logits: Tensor = self.head(features.to(self.head.mean.dtype))
+        logits: Tensor = self.head(self.features(x))
         return logits
 
 
