@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..calibration import Calibration
 from ..detector import Detector
+from ..layers.low_rank import merge_low_rank
+from ..layers.quantised import dequantise
 from ..models import load_architecture
 from ..preprocess import Preprocess
 from ..registry import golden_views
@@ -29,7 +31,12 @@ HALF_FROM = 40_000
 
 
 def run_detector(
-    run: str | Path, preprocess: Preprocess, calibration: Calibration | None = None, *, device: str = "auto"
+    run: str | Path,
+    preprocess: Preprocess,
+    calibration: Calibration | None = None,
+    *,
+    device: str = "auto",
+    dtype: torch.dtype | None = None,
 ) -> Detector:
     """A Detector of a run's averaged weights as they will be stored, in half precision.
 
@@ -38,19 +45,35 @@ def run_detector(
         preprocess: How it will see pictures.
         calibration: None leaves it uncalibrated.
         device: See `Detector`.
+        dtype: See `Detector`.
+
+    Raises:
+        FileNotFoundError: The run is not finished.
+    """
+    name = read_recipe(run).name
+    return Detector(run_network(run), preprocess, calibration or Calibration(), name=name, device=device, dtype=dtype)
+
+
+def run_network(run: str | Path) -> nn.Module:
+    """The network of a finished run, with its weights as they will be stored, in float32.
 
     Raises:
         FileNotFoundError: The run is not finished.
     """
     recipe = read_recipe(run)
-    network = load_architecture(recipe.architecture).build(**recipe.config)
-    network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in _stored(run).items()})
-    return Detector(network, preprocess, calibration or Calibration(), name=recipe.name, device=device)
+    network: nn.Module = load_architecture(recipe.architecture).build(**recipe.config)
+    state = merge_low_rank(dequantise(_stored(run)))
+    network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+    return network.eval()
 
 
 def _stored(run: str | Path) -> dict[str, Tensor]:
     state = load_file(Path(run) / "model.safetensors")
-    return {name: value.half() if value.numel() > HALF_FROM else value for name, value in sorted(state.items())}
+
+    def halved(value: Tensor) -> bool:
+        return value.dtype == torch.float32 and value.numel() > HALF_FROM
+
+    return {name: value.half() if halved(value) else value for name, value in sorted(state.items())}
 
 
 def export(

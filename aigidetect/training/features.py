@@ -44,6 +44,7 @@ class FeatureCache:
         blocks: Numbers of the blocks in `features`.
         tokens_after: Number of the block, or 0.
         done: Number of views that are there: those of view 0 of all pictures first.
+        facts: What the views depend on, see `extract`.
     """
 
     features: Half
@@ -51,6 +52,7 @@ class FeatureCache:
     blocks: tuple[int, ...]
     tokens_after: int
     done: int
+    facts: dict[str, Any]
 
     def columns(self, blocks: Sequence[int]) -> slice:
         """Columns of `features` that hold some consecutive blocks.
@@ -65,6 +67,21 @@ class FeatureCache:
                 return slice(start * width, (start + len(wanted)) * width)
         raise ValueError(f"The cache holds the blocks {self.blocks}, not the run {wanted}.")
 
+    @property
+    def complete(self) -> int:
+        """Number of views that are there for every picture."""
+        return self.done // int(self.features.shape[1])
+
+    def complete_tokens(self, after: int) -> Half:
+        """Tokens of the complete views.
+
+        Raises:
+            ValueError: The cache holds no tokens after that block.
+        """
+        if self.tokens is None or self.tokens_after != after:
+            raise ValueError(f"The cache holds no tokens after block {after}; fill one with --tokens-after {after}.")
+        return self.tokens[: self.complete]
+
 
 def open_cache(folder: str | Path) -> FeatureCache:
     """Maps a cache that `extract` wrote, or is writing.
@@ -76,7 +93,18 @@ def open_cache(folder: str | Path) -> FeatureCache:
     facts = json.loads((folder / "cache.json").read_text(encoding="utf-8"))
     tokens = np.load(folder / "tokens.npy", mmap_mode="r") if facts["tokens_after"] else None
     features = np.load(folder / "features.npy", mmap_mode="r")
-    return FeatureCache(features, tokens, tuple(facts["blocks"]), facts["tokens_after"], facts["done"])
+    return FeatureCache(features, tokens, tuple(facts["blocks"]), facts["tokens_after"], facts["done"], facts["facts"])
+
+
+def stored_conditions(cache: FeatureCache) -> list[str]:
+    """Conditions of evaluation that the views of a cache show, in order.
+
+    Raises:
+        ValueError: The cache holds random views.
+    """
+    if "conditions" not in cache.facts:
+        raise ValueError("The cache holds random views; fill one with --conditions to measure on it.")
+    return list(cache.facts["conditions"])
 
 
 def extract(

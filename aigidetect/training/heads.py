@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..models.clip_vit import Head
 from .datasets import AI, Sample
+from .features import FeatureCache
 from .losses import smoothed_bce
 
 Array = NDArray[np.float32]
@@ -83,7 +84,7 @@ def fit_head(features: Tensor, labels: Tensor, weights: Tensor, config: HeadConf
         _descend(head, features, labels, weights, config)
     else:
         _logistic(head, features, labels, weights, config)
-    return head.eval()
+    return head.eval().requires_grad_(False)
 
 
 def _logistic(head: Head, features: Tensor, labels: Tensor, weights: Tensor, config: HeadConfig) -> None:
@@ -168,6 +169,33 @@ def flat(features: NDArray[np.float16], pictures: NDArray[np.int64] | slice = sl
     """(views, pictures, F) float16 -> (views * chosen pictures, F) float32, view by view."""
     chosen = features[:, pictures]
     return torch.from_numpy(chosen.astype(np.float32).reshape(-1, features.shape[2]))
+
+
+def pooled(
+    caches: Sequence[FeatureCache], samples: Sequence[Sequence[Sample]], blocks: Sequence[int], *, views: int | None = None
+) -> tuple[Tensor, Tensor, list[Sample]]:
+    """Features of several caches as one training set.
+
+    Args:
+        caches: The caches; only views that are there for every picture are used.
+        samples: The pictures of each cache, in its order.
+        blocks: Consecutive blocks.
+        views: At most so many views of each picture.
+
+    Returns:
+        (N, F) float32, labels (N,) float32, and the N pictures that the rows show.
+
+    Raises:
+        ValueError: A cache and its pictures differ in number.
+    """
+    features, rows = [], []
+    for cache, part in zip(caches, samples):
+        if cache.features.shape[1] != len(part):
+            raise ValueError(f"The cache holds {cache.features.shape[1]} pictures, the data {len(part)}.")
+        count = min(cache.complete, views or cache.complete)
+        features.append(flat(cache.features[:count, :, cache.columns(blocks)]))
+        rows += [sample for _ in range(count) for sample in part]
+    return torch.cat(features), torch.tensor([float(sample.label) for sample in rows]), rows
 
 
 def named(config: HeadConfig) -> str:

@@ -1,0 +1,131 @@
+"""`features`, `head` and `adapt`: the way of a detector on CLIP's image tower, from a tower file to a finished run."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from ...layers.quantised import dequantise
+from ...models.clip_vit import CLIPViT, build
+from ...preprocess import Tiles
+from ..augment import CONDITIONS, Augment
+from ..datasets import Sample, digest, load_pixels, take_split
+from ..layouts import read_data
+from .common import DATA, Commands, write_json
+
+AUGMENT = Augment(mirror=True)  # detectors continue small pictures by reflection, so training does
+BLOCKS = (5, 6, 7, 8, 9)
+
+
+def add(commands: Commands) -> None:
+    """Adds the parsers."""
+    features = commands.add_parser("features", help="cache what a frozen tower makes of many views of a split")
+    features.set_defaults(run=_features)
+    features.add_argument("--tower", required=True, type=Path, help="weights that training.clip_tower wrote")
+    features.add_argument("--data", required=True, type=Path, help=DATA)
+    features.add_argument("--split", required=True)
+    features.add_argument("--out", required=True, type=Path, help="folder of the cache")
+    views = features.add_mutually_exclusive_group(required=True)
+    views.add_argument("--views", type=int, help="random views of each picture, for training")
+    views.add_argument("--conditions", nargs="+", choices=CONDITIONS, help="one view under each condition, for validation")
+    features.add_argument("--tokens-after", type=int, default=0, help="also keep the tokens after this block")
+    features.add_argument("--seed", type=int, default=0)
+
+    head = commands.add_parser("head", help="compare heads on cached features, or fit one and finish a run with it")
+    head.set_defaults(run=_head)
+    _add_common(head)
+    head.add_argument("--val", type=Path, help="cache of val: compare heads, blocks and amounts of data on it")
+    head.add_argument("--report", type=Path, help="JSON file for the comparison")
+    head.add_argument("--config", default="{}", help="fields of HeadConfig as JSON")
+
+    adapt = commands.add_parser("adapt", help="adapt the late blocks on cached tokens, and finish a run")
+    adapt.set_defaults(run=_adapt)
+    _add_common(adapt)
+    adapt.add_argument("--head", required=True, type=Path, help="run that `head` finished, to start from")
+    adapt.add_argument("--config", default="{}", help="fields of AdaptConfig as JSON")
+    adapt.add_argument("--max-steps", type=int, default=None, help="stop, resumably, after so many steps")
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--tower", required=True, type=Path, help="weights that training.clip_tower wrote")
+    parser.add_argument("--data", required=True, nargs="+", type=Path, help="the pictures of each cache, in the same order")
+    parser.add_argument("--train", required=True, nargs="+", type=Path, help="caches of train")
+    parser.add_argument("--out", type=Path, help="folder of the run")
+
+
+def _features(options: argparse.Namespace) -> None:
+    from safetensors.torch import load_file
+
+    from ..features import condition_views, extract, random_views
+
+    samples, pixels, failures = load_pixels(take_split(read_data(options.data), options.split))
+    if failures:
+        raise ValueError(f"{len(failures)} pictures do not decode; remove them first: {failures[:3]}.")
+    taps = sorted({options.tokens_after, *BLOCKS} - {0})
+    network = build(blocks=BLOCKS[-1], taps=taps)
+    state = dequantise(load_file(options.tower))
+    network.tower.load_state_dict({k: state[f"tower.{k}"].float() for k in network.tower.state_dict()})
+    facts: dict[str, Any] = {"split": options.split, "data": digest(samples)}
+    if options.conditions:
+        labels = [sample.label for sample in samples]
+        view, count = condition_views(pixels, labels, options.conditions, Tiles(224, 1)), len(options.conditions)
+        facts |= {"conditions": options.conditions}
+    else:
+        view, count = random_views(AUGMENT, pixels, 224, options.seed), options.views
+        facts |= {"augment": json.loads(json.dumps(dataclasses.asdict(AUGMENT))), "seed": options.seed}
+    shape = (count, len(samples))
+    extract(network.eval().tower, view, shape, options.out, facts=facts, tokens_after=options.tokens_after)
+
+
+def _head(options: argparse.Namespace) -> None:
+    from ..clip_run import finish
+    from ..features import open_cache
+    from ..head_report import compare
+    from ..heads import HeadConfig, fit_head, pooled, sample_weights
+
+    caches, samples = [open_cache(folder) for folder in options.train], _pictures(options)
+    if options.val:
+        report = compare(caches, samples, open_cache(options.val), take_split(read_data(options.data[0]), "val"))
+        if options.report:
+            write_json(options.report, report)
+    if options.out:
+        config = HeadConfig(**_tuples(json.loads(options.config)))
+        features, labels, views = pooled(caches, samples, config.blocks)
+        head = fit_head(features, labels, sample_weights(views, config.balance), config)
+        tensors = {f"head.{name}": value for name, value in head.state_dict().items()}
+        finish(options.out, options.tower, config.blocks, config.hidden, tensors, {"head": dataclasses.asdict(config)})
+
+
+def _adapt(options: argparse.Namespace) -> None:
+    from safetensors.torch import load_file
+
+    from ..adapt import Adaptation, AdaptConfig, adapt
+    from ..clip_run import facts_of, finish
+    from ..export import run_network
+    from ..features import open_cache
+
+    if options.out is None:
+        raise ValueError("adapt needs --out, the folder of the run.")
+    config = AdaptConfig(**json.loads(options.config))
+    network = run_network(options.head)
+    assert isinstance(network, CLIPViT)
+    facts = facts_of(options.head)
+    tokens = [open_cache(folder).complete_tokens(config.after) for folder in options.train]
+    run = Adaptation(network, tokens, _pictures(options), config)
+    adapted = adapt(run, options.out, max_steps=options.max_steps)
+    facts |= {"adapt": dataclasses.asdict(config), "steps_done": run.step}
+    finish(options.out, options.tower, facts["head"]["blocks"], facts["head"]["hidden"], load_file(adapted), facts)
+
+
+def _pictures(options: argparse.Namespace) -> list[list[Sample]]:
+    parts = [take_split(read_data(folder), "train") for folder in options.data]
+    if len(parts) != len(options.train):
+        raise ValueError(f"Expected one --data for each --train, but found {len(parts)} and {len(options.train)}.")
+    return parts
+
+
+def _tuples(facts: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in facts.items()}

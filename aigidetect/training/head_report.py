@@ -1,0 +1,104 @@
+"""Compares blocks, heads and amounts of data on cached features; see `python -m aigidetect.training head --val`.
+
+Each head is measured in two ways: on `val`, which holds other pictures of the generators in training, and across generators,
+by heads that were fitted without the model lines and photo sources they are asked about. Test splits play no part.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .augment import HEADLINE_CONDITIONS
+from .datasets import Sample
+from .features import FeatureCache, stored_conditions
+from .heads import HeadConfig, fit_head, flat, named, out_of_fold, pooled, sample_weights
+from .metrics import bootstrap, measure
+
+log = logging.getLogger(__name__)
+
+# What is compared: one thing at a time around a logistic layer on the blocks 7 to 9.
+BLOCK_SETS = ((5,), (6,), (7,), (8,), (9,), (8, 9), (7, 8, 9), (5, 6, 7, 8, 9))
+PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
+HIDDEN = (64, 256)
+SEEDS = (0, 1, 2)
+SHARES = (0.1, 0.3, 1.0)
+
+
+def compare(
+    caches: Sequence[FeatureCache], samples: Sequence[Sequence[Sample]], val: FeatureCache, val_samples: Sequence[Sample]
+) -> list[dict[str, Any]]:
+    """One row for each head.
+
+    Args:
+        caches: Caches of train.
+        samples: The pictures of each.
+        val: Cache of val under conditions, the headline's among them.
+        val_samples: Its pictures.
+
+    Returns:
+        Dictionaries: what, blocks, config, pictures, views, and for val and across the triples (value, low, high) of
+        balanced accuracy at a logit of 0 and AUROC, over groups.
+    """
+    rows = []
+    for what, config, share, views in _plan(caches[0].complete):
+        features, labels, shown = pooled(caches, samples, config.blocks, views=views)
+        chosen = _subset(shown, share)
+        weights = sample_weights([shown[i] for i in chosen], config.balance)
+        head = fit_head(features[chosen], labels[chosen], weights, config)
+        with torch.inference_mode():
+            logits = [head(flat(val.features[[i]][:, :, val.columns(config.blocks)])) for i in _headline(val)]
+        row: dict[str, Any] = {"what": what, "blocks": list(config.blocks), "config": named(config)}
+        row |= {"pictures": len({shown[i].path for i in chosen}), "views": views}
+        row["val"] = _figures([np.array(x[:, 0]) for x in logits], val_samples)
+        if share == 1.0 and what != "seed":
+            block = caches[0].features[:views, :, caches[0].columns(config.blocks)]
+            row["across"] = _figures(list(out_of_fold(block, samples[0], config)), samples[0])
+        log.info("%s", row)
+        rows.append(row)
+    return rows
+
+
+def _plan(views: int) -> list[tuple[str, HeadConfig, float, int]]:
+    plain = HeadConfig()
+    plan = [("blocks", dataclasses.replace(plain, blocks=blocks), 1.0, views) for blocks in BLOCK_SETS]
+    plan += [("penalty", dataclasses.replace(plain, weight_decay=value), 1.0, views) for value in PENALTIES]
+    plan += [("hidden", dataclasses.replace(plain, hidden=width, weight_decay=0.05), 1.0, views) for width in HIDDEN]
+    plan += [
+        ("seed", dataclasses.replace(plain, hidden=HIDDEN[-1], weight_decay=0.05, seed=seed), 1.0, views) for seed in SEEDS
+    ]
+    plan += [("pictures", plain, share, views) for share in SHARES]
+    return plan + [("views", plain, 1.0, count) for count in range(1, views + 1)]
+
+
+def _subset(shown: Sequence[Sample], share: float) -> NDArray[np.int64]:
+    """Rows of a share of the groups, the same for every call; smaller shares lie within larger ones."""
+    groups = sorted({sample.group for sample in shown})
+    kept = set(np.random.default_rng(0).permutation(groups)[: max(1, round(share * len(groups)))])
+    return np.array([i for i, sample in enumerate(shown) if sample.group in kept])
+
+
+def _headline(cache: FeatureCache) -> list[int]:
+    conditions = stored_conditions(cache)
+    return [conditions.index(name) for name in HEADLINE_CONDITIONS]
+
+
+def _figures(logits: Sequence[NDArray[np.float32]], samples: Sequence[Sample], draws: int = 100) -> dict[str, list[float]]:
+    """Mean over conditions or views of each figure, and its interval over groups."""
+    labels, groups = np.array([float(s.label) for s in samples]), [s.group for s in samples]
+    names = ("balanced_accuracy", "auroc")
+    probabilities = [1 / (1 + np.exp(-np.clip(x.astype(np.float64), -50, 50))) for x in logits]
+    points = [measure(labels, p) for p in probabilities]
+    # Views of one picture move together, so the interval of one of them stands for that of their mean.
+    around = bootstrap(labels, probabilities[0], groups, draws=draws)
+    result = {}
+    for name in names:
+        mean, (value, low, high) = float(np.mean([p[name] for p in points])), around[name]
+        result[name] = [round(x, 4) for x in (mean, mean + low - value, mean + high - value)]
+    return result
