@@ -13,34 +13,35 @@
            "file": "npr-ms-ca-1.safetensors",              in aigidetect/weights, or null
            "repo_id": "org/name", "revision": "<40 hex>", "filename": "model.safetensors", on the Hub, or all three null
            "sha256": "<64 hex>", "bytes": 2914004},
+         "backbone": {...},                                as weights: a second file that several detectors share
          "parameters": 1446665,
          "provenance": {"licence": "...", "recipe": "...", "data_sha256": "...", "metrics": {...}, ...},      free
          "golden": {"input": "noise-v1", "logits": [0.25, -1.5], "tolerance": 1e-3},
          "note": "..."}}}                                  may be left out
 
 An architecture without published weights has `"weights": null`; then `calibration`, `provenance` and `golden` may be
-null or left out, and `note` must say how to get or make weights. Within `weights`, a null field may be left out.
+null or left out, and `note` must say how to get or make weights. `backbone`, and within it and `weights` a null field, may
+be left out.
 Duplicate keys, unknown keys, NaN, infinities and file names that are more than a name are refused.
 """
 
 from __future__ import annotations
 
 import difflib
-import json
-import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeGuard
+from typing import Any
 
 from .errors import ManifestError, UnknownDetectorError
+from .json_fields import Fields, is_number, read_strict
 
 SCHEMA = 1
 _FILE = "weights_manifest.json"
 _TOP = ("schema", "detectors")
 _ENTRY = ("architecture", "config", "preprocess", "weights", "parameters")
-_ENTRY_OPTIONAL = ("calibration", "provenance", "golden", "note")
+_ENTRY_OPTIONAL = ("backbone", "calibration", "provenance", "golden", "note")
 _CALIBRATION = ("pool", "temperature", "bias", "thresholds")
 _GOLDEN = ("input", "logits", "tolerance")
 _HUB = ("repo_id", "revision", "filename")
@@ -48,7 +49,7 @@ _FULL_NAME = re.compile(r"([a-z][a-z0-9]*(?:-[a-z0-9]+)*)@([1-9][0-9]{0,5})")
 _ARCHITECTURE = re.compile(r"[a-z][a-z0-9_]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _REVISION = re.compile(r"[0-9a-f]{40}")
-_REPO_ID = re.compile(r"(?=.{3,96}$)(?!.*(?:\.\.|--|\.git$))[A-Za-z0-9](?:[\w.-]*\w)?/\w(?:[\w.-]*\w)?", re.ASCII)
+REPO_ID = re.compile(r"(?=.{3,96}$)(?!.*(?:\.\.|--|\.git$))[A-Za-z0-9](?:[\w.-]*\w)?/\w(?:[\w.-]*\w)?", re.ASCII)
 # Only these characters, so that neither POSIX nor Windows finds a folder, drive, stream or device in it.
 _DEVICE = r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])\."
 _FILE_NAME = re.compile(rf"(?i:(?!{_DEVICE})(?!.*\.\.)[a-z0-9][a-z0-9._-]{{0,200}}\.safetensors)", re.ASCII)
@@ -87,6 +88,7 @@ class ManifestEntry:
     provenance: Mapping[str, Any] | None
     golden: Mapping[str, Any] | None
     note: str | None
+    backbone: WeightsFile | None = None
 
     @property
     def full_name(self) -> str:
@@ -140,14 +142,14 @@ def load_manifest(path: Path | None = None) -> Manifest:
     path = _default_path() if path is None else Path(path)
     try:
         text = path.read_text(encoding="utf-8")
-        document = json.loads(text, object_pairs_hook=_unique, parse_constant=_finite, parse_float=_finite)
+        document = read_strict(text)
     except ManifestError as error:
         raise ManifestError(f"{path}: {error}") from None
     except OSError as error:
         raise ManifestError(f"Cannot read the weights manifest {path}: {error}. Reinstall aigidetect.") from error
     except (ValueError, RecursionError) as error:
         raise ManifestError(f"{path} is not valid JSON in UTF-8: {error}.") from error
-    top = _Fields(document, f"{path}: top level", "", _TOP)
+    top = Fields(document, f"{path}: top level", "", _TOP)
     if top.whole("schema") != SCHEMA:
         top.refuse("schema", f"{SCHEMA}, the schema that this release of aigidetect reads")
     entries = [_entry(name, facts, f"{path}: entry {name!r}") for name, facts in top.mapping("detectors").items()]
@@ -162,74 +164,11 @@ def _default_path() -> Path:
     return (package.parent if in_checkout else package) / _FILE
 
 
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found: dict[str, object] = {}
-    for key, value in pairs:
-        if key in found:
-            raise ManifestError(f"the key {key!r} occurs twice in one object; remove one of them.")
-        found[key] = value
-    return found
-
-
-def _finite(literal: str) -> float:
-    if not math.isfinite(number := float(literal)):  # also 1e999
-        raise ManifestError(f"expected finite numbers only, but got {literal}.")
-    return number
-
-
-class _Fields:
-    """One JSON object, read field by field; complaints name the place, the field and what was expected."""
-
-    def __init__(
-        self, value: object, where: str, prefix: str, required: tuple[str, ...], optional: tuple[str, ...] = ()
-    ) -> None:
-        if not isinstance(value, dict):
-            _refuse(f"{where}, field {prefix.rstrip('.')!r}" if prefix else where, "an object", value)
-        self.values: dict[str, object] = value
-        self.where, self.prefix = where, prefix
-        missing = [(key, "missing") for key in required if key not in value]
-        unknown = [(key, "unknown") for key in value if key not in required + optional]
-        for key, problem in missing + unknown:
-            fields = ", ".join(required + optional)
-            raise ManifestError(f"{where}, field {prefix + key!r}: {problem}; expected the fields {fields}.")
-
-    def refuse(self, key: str, expected: str) -> NoReturn:
-        _refuse(f"{self.where}, field {self.prefix + key!r}", expected, self.values.get(key))
-
-    def given(self, key: str) -> bool:
-        return self.values.get(key) is not None
-
-    def text(self, key: str, pattern: re.Pattern[str] | None = None, expected: str = "a text that is not empty") -> str:
-        value = self.values.get(key)
-        if not isinstance(value, str) or not (pattern.fullmatch(value) if pattern else value.strip()):
-            self.refuse(key, expected)
-        return value
-
-    def whole(self, key: str) -> int:
-        value = self.values.get(key)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            self.refuse(key, "a whole number of at least 1")
-        return value
-
-    def check_number(self, key: str, *, positive: bool = False) -> None:
-        value = self.values.get(key)
-        if not _is_number(value) or (positive and value <= 0):
-            self.refuse(key, "a positive number" if positive else "a number")
-
-    def mapping(self, key: str) -> dict[str, Any]:
-        value = self.values.get(key)
-        return value if isinstance(value, dict) else self.refuse(key, "an object")
-
-    def items(self, key: str) -> list[object]:
-        value = self.values.get(key)
-        return value if isinstance(value, list) else self.refuse(key, "a list")
-
-
 def _entry(full_name: str, value: object, where: str) -> ManifestEntry:
     parts = _FULL_NAME.fullmatch(full_name)
     if parts is None:
         raise ManifestError(f"{where}: expected a name like 'npr-ms-ca@1', lower case and with a version from 1 on.")
-    fields = _Fields(value, where, "", _ENTRY, _ENTRY_OPTIONAL)
+    fields = Fields(value, where, "", _ENTRY, _ENTRY_OPTIONAL)
     published = fields.given("weights")
     if not isinstance(fields.mapping("preprocess").get("kind"), str):
         fields.refuse("preprocess", "an object with the text field 'kind'")
@@ -242,7 +181,8 @@ def _entry(full_name: str, value: object, where: str) -> ManifestEntry:
         config=fields.mapping("config"),
         preprocess=fields.mapping("preprocess"),
         calibration=_calibration(fields) if published or fields.given("calibration") else None,
-        weights=_weights(fields) if published else None,
+        weights=_weights(fields, "weights") if published else None,
+        backbone=_weights(fields, "backbone") if fields.given("backbone") else None,
         parameters=fields.whole("parameters"),
         provenance=fields.mapping("provenance") if published or fields.given("provenance") else None,
         golden=_golden(fields) if published or fields.given("golden") else None,
@@ -250,21 +190,21 @@ def _entry(full_name: str, value: object, where: str) -> ManifestEntry:
     )
 
 
-def _calibration(entry: _Fields) -> dict[str, Any]:
+def _calibration(entry: Fields) -> dict[str, Any]:
     facts = entry.mapping("calibration")
-    fields = _Fields(facts, entry.where, "calibration.", _CALIBRATION)
+    fields = Fields(facts, entry.where, "calibration.", _CALIBRATION)
     fields.text("pool")
     fields.check_number("temperature", positive=True)
     fields.check_number("bias")
     for point in fields.items("thresholds"):
         stated = point if isinstance(point, dict) else {}
-        if not ("fpr" in stated and "probability" in stated and all(map(_is_number, stated.values()))):
+        if not ("fpr" in stated and "probability" in stated and all(map(is_number, stated.values()))):
             fields.refuse("thresholds", "objects of numbers, each with at least 'fpr' and 'probability'")
     return facts
 
 
-def _weights(entry: _Fields) -> WeightsFile:
-    fields = _Fields(entry.values["weights"], entry.where, "weights.", ("sha256", "bytes"), ("file", *_HUB))
+def _weights(entry: Fields, field: str) -> WeightsFile:
+    fields = Fields(entry.values[field], entry.where, f"{field}.", ("sha256", "bytes"), ("file", *_HUB))
     given = [key for key in _HUB if fields.given(key)]
     if given and len(given) < len(_HUB):
         fields.refuse(next(key for key in _HUB if key not in given), f"a text, because {given[0]!r} is given")
@@ -273,7 +213,7 @@ def _weights(entry: _Fields) -> WeightsFile:
     name = "a bare file name of letters, digits, '.', '_' and '-' that ends with .safetensors"
     return WeightsFile(
         file=fields.text("file", _FILE_NAME, name) if fields.given("file") else None,
-        repo_id=fields.text("repo_id", _REPO_ID, "a repository 'org/name'") if given else None,
+        repo_id=fields.text("repo_id", REPO_ID, "a repository 'org/name'") if given else None,
         revision=fields.text("revision", _REVISION, "40 lower-case hex digits") if given else None,
         filename=fields.text("filename", _FILE_NAME, name) if given else None,
         sha256=fields.text("sha256", _SHA256, "64 lower-case hex digits"),
@@ -281,20 +221,11 @@ def _weights(entry: _Fields) -> WeightsFile:
     )
 
 
-def _golden(entry: _Fields) -> dict[str, Any]:
+def _golden(entry: Fields) -> dict[str, Any]:
     facts = entry.mapping("golden")
-    fields = _Fields(facts, entry.where, "golden.", _GOLDEN)
+    fields = Fields(facts, entry.where, "golden.", _GOLDEN)
     fields.text("input")
     fields.check_number("tolerance", positive=True)
-    if not (fields.items("logits") and all(map(_is_number, fields.items("logits")))):
+    if not (fields.items("logits") and all(map(is_number, fields.items("logits")))):
         fields.refuse("logits", "a list of at least one number")
     return facts
-
-
-def _is_number(value: object) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
-
-
-def _refuse(where: str, expected: str, value: object) -> NoReturn:
-    shown = json.dumps(value)
-    raise ManifestError(f"{where}: expected {expected}, but got {shown if len(shown) <= 80 else shown[:80] + '...'}.")

@@ -16,7 +16,8 @@ from .layers.quantised import dequantise
 from .manifest import ManifestEntry, load_manifest
 from .models import load_architecture
 from .preprocess import Preprocess, from_dict
-from .weights import load_into, load_state_dict
+from .state import load_into
+from .weights import load_state_dict
 
 DEFAULT_DETECTOR = "npr-ms-ca"
 

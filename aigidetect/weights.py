@@ -14,16 +14,15 @@ Only safetensors files are read, never a pickle. In the first two places a file 
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import hashlib
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal
 
 import safetensors.torch
-import torch
 from torch import Tensor
 
 from .errors import WeightsError, WeightsMismatch, WeightsNotAvailable
@@ -77,7 +76,8 @@ def load_state_dict(
 ) -> tuple[dict[str, Tensor], str]:
     """Tensors of a detector's checkpoint, and the SHA-256 of the very bytes they were read from.
 
-    A checkpoint given by `weights` is yours to vouch for: its hash is returned, not compared.
+    A checkpoint given by `weights` is yours to vouch for: its hash is returned, not compared. If the detector has a
+    backbone, that file's tensors are joined in, unless a checkpoint of your own brings tensors of the same names.
 
     Arguments and further errors: see `locate`.
 
@@ -87,18 +87,22 @@ def load_state_dict(
     found = _find(entry, weights, revision, local_files_only, cache_dir)
     content, sha256 = _read(entry, found)
     try:
-        return safetensors.torch.load(content), sha256
+        state = safetensors.torch.load(content)
     except Exception as error:  # the parser's own errors and, for odd headers, KeyError, ValueError and more
         raise WeightsMismatch(
             f"{found.path} is not an intact safetensors file ({type(error).__name__}: {error}). A pickled checkpoint "
             "(.pth, .pt, .bin, .ckpt) must first be converted with `aigidetect convert`."
         ) from error
+    if entry.backbone is not None:
+        shared, _ = load_state_dict(_backbone(entry), local_files_only=local_files_only, cache_dir=cache_dir)
+        state = {**shared, **state}
+    return state, sha256
 
 
 def fetch(
     entry: ManifestEntry, *, force: bool = False, revision: str | None = None, cache_dir: str | Path | None = None
 ) -> Path:
-    """Path of a detector's checkpoint, downloaded if need be, and verified to be the published one.
+    """Path of a detector's checkpoint, downloaded if need be, and verified to be the published one; so is its backbone.
 
     Args:
         entry: The detector.
@@ -115,47 +119,19 @@ def fetch(
     else:
         found = _find(entry, None, revision, False, cache_dir)
     _read(entry, found)
+    if entry.backbone is not None:
+        fetch(_backbone(entry), force=force, cache_dir=cache_dir)
     return found.path
 
 
-def load_into(module: torch.nn.Module, state: Mapping[str, Tensor], *, origin: str) -> None:
-    """Copies tensors into a module, strictly: all keys, all shapes, or nothing at all.
-
-    Floating-point tensors are cast to the type of the module's own, so weights may be stored in half precision.
-
-    Args:
-        module: Gets the values; unchanged if an error is raised.
-        state: Tensors by key.
-        origin: Where they come from, for the message.
-
-    Raises:
-        WeightsMismatch: Keys are missing or left over, or shapes or kinds of number differ; lists five of each.
-    """
-    own = module.state_dict()
-    problems = {
-        "missing": [key for key in own if key not in state],
-        "unexpected": [key for key in state if key not in own],
-        "of another shape or kind": [
-            f"{key} (expected {_kind(own[key])}, got {_kind(state[key])})"
-            for key in own
-            if key in state and _kind(own[key]) != _kind(state[key])
-        ],
-    }
-    if any(problems.values()):
-        lists = "; ".join(f"{problem}: {_first(keys)}" for problem, keys in problems.items() if keys)
-        raise WeightsMismatch(f"The weights of {origin} do not fit the network {type(module).__name__}; {lists}.")
-    try:
-        module.load_state_dict(dict(state), strict=True)
-    except RuntimeError as error:  # a check of the module's own
-        raise WeightsMismatch(f"The weights of {origin} do not fit {type(module).__name__}: {error}") from error
-
-
-def _kind(tensor: Tensor) -> str:
-    return f"{'float' if tensor.is_floating_point() else str(tensor.dtype)[6:]} {tuple(tensor.shape)}"
-
-
-def _first(keys: list[str]) -> str:
-    return ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
+def _backbone(entry: ManifestEntry) -> ManifestEntry:
+    """The shared file as an entry of its own, so that it is looked for, and checked, like any other."""
+    assert entry.backbone is not None
+    stem = (entry.backbone.file or entry.backbone.filename or "").removesuffix(".safetensors")
+    name, _, version = stem.rpartition("-")
+    return dataclasses.replace(
+        entry, name=name or stem, version=int(version) if version.isdigit() else 1, weights=entry.backbone, backbone=None
+    )
 
 
 def _find(entry: ManifestEntry, own: _Place, revision: str | None, offline: bool, cache_dir: _Place) -> _Found:

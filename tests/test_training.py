@@ -256,7 +256,8 @@ def test_the_whole_way_from_data_to_a_shipped_detector(data, tmp_path, capsys):
     assert main(export) == 2  # a published version never changes
     from aigidetect.manifest import load_manifest
     from aigidetect.registry import build_network, verify_detector
-    from aigidetect.weights import load_into, load_state_dict
+    from aigidetect.state import load_into
+    from aigidetect.weights import load_state_dict
 
     entry = load_manifest(manifest).get("tiny")
     state, sha256 = load_state_dict(entry, weights=tmp_path / "tiny-1.safetensors")

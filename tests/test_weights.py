@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import pickle
@@ -9,13 +10,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from huggingface_hub import constants
 
 from aigidetect import weights as weights_module
 from aigidetect.errors import WeightsError, WeightsMismatch, WeightsNotAvailable
-from aigidetect.manifest import ManifestEntry
-from aigidetect.weights import fetch, load_into, load_state_dict, locate
+from aigidetect.manifest import ManifestEntry, WeightsFile
+from aigidetect.state import load_into
+from aigidetect.weights import fetch, load_state_dict, locate
 
 from .weights_case import CONTENT, OTHER, SHA256, STATE, entry
 
@@ -153,3 +156,43 @@ def test_what_does_not_fit_is_listed_and_nothing_is_loaded() -> None:
     assert "weight (expected float (2,), got float (3,))" in message
     assert "num_batches_tracked (expected int64 (), got float ())" in message
     assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
+
+
+BACKBONE = safetensors.torch.save({"tower": torch.ones(3), "bias": torch.zeros(2)})
+
+
+@pytest.fixture
+def with_backbone(bundled: Path) -> ManifestEntry:
+    digest = hashlib.sha256(BACKBONE).hexdigest()
+    shared = WeightsFile("tower-1.safetensors", None, None, None, digest, len(BACKBONE))
+    (bundled / "npr-1.safetensors").write_bytes(CONTENT)
+    (bundled / "tower-1.safetensors").write_bytes(BACKBONE)
+    return dataclasses.replace(entry(file="npr-1.safetensors", hub=False), backbone=shared)
+
+
+def test_a_backbone_is_joined_to_the_checkpoint_whose_own_tensors_count(with_backbone: ManifestEntry) -> None:
+    state, sha256 = load_state_dict(with_backbone)
+    assert sha256 == SHA256 and state.keys() == {"weight", "bias", "tower"}
+    assert torch.equal(state["bias"], STATE["bias"]) and torch.equal(state["tower"], torch.ones(3))
+    assert fetch(with_backbone).name == "npr-1.safetensors"
+
+
+def test_a_changed_or_missing_backbone_is_not_loaded(with_backbone: ManifestEntry, bundled: Path) -> None:
+    (bundled / "tower-1.safetensors").write_bytes(BACKBONE[:-1] + b"x")
+    for call in (load_state_dict, fetch):
+        with pytest.raises(WeightsMismatch, match=r"tower-1\.safetensors is not the published"):
+            call(with_backbone)
+    (bundled / "tower-1.safetensors").unlink()
+    with pytest.raises(WeightsNotAvailable, match=r"tower-1\.safetensors is missing"):
+        load_state_dict(with_backbone)
+
+
+def test_a_backbone_is_also_found_in_the_folder(
+    with_backbone: ManifestEntry, bundled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (bundled / "tower-1.safetensors").unlink()
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "tower-1.safetensors").write_bytes(BACKBONE)
+    monkeypatch.setenv("AIGIDETECT_WEIGHTS_DIR", str(folder))
+    assert "tower" in load_state_dict(with_backbone)[0]
