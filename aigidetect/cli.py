@@ -80,9 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from .registry import DEFAULT_DETECTOR, load_detector
+    from .registry import load_detector
 
-    detector = load_detector(options.detector or DEFAULT_DETECTOR, weights=options.weights, device=options.device)
+    detector = load_detector(options.detector, weights=options.weights, device=options.device)
     records = detector.stream(
         options.paths,
         batch_size=options.batch_size,

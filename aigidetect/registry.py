@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from pathlib import Path
 
@@ -17,9 +18,12 @@ from .manifest import ManifestEntry, load_manifest
 from .models import load_architecture
 from .preprocess import Preprocess, from_dict
 from .state import load_into
-from .weights import load_state_dict
+from .weights import load_state_dict, locate
 
-DEFAULT_DETECTOR = "npr-ms-ca"
+# What `load_detector()` takes, the best first.
+PREFERRED = ("vit-clip", "npr-ms-ca")
+
+log = logging.getLogger(__name__)
 
 
 def list_detectors() -> list[str]:
@@ -28,7 +32,7 @@ def list_detectors() -> list[str]:
 
 
 def load_detector(
-    name: str = DEFAULT_DETECTOR,
+    name: str | None = None,
     *,
     device: str | torch.device = "auto",
     dtype: torch.dtype | None = None,
@@ -44,6 +48,7 @@ def load_detector(
 
     Args:
         name: A name of `list_detectors`, for instance `"npr-ms-ca"` (its newest version) or `"npr-ms-ca@1"` (that one).
+            None takes the best detector whose weights are on this machine; its name is logged and in every prediction.
         device: Torch device; `"auto"` is CUDA where available, else the CPU.
         dtype: What the network computes in, see `Detector`; None means float32.
         weights: A safetensors file of your own for the same architecture. Its hash is not compared with the published one
@@ -58,7 +63,7 @@ def load_detector(
         WeightsNotAvailable: The weights are not here and could not be fetched, or were never published.
         WeightsMismatch: The weights are not the published ones, or do not fit the architecture.
     """
-    entry = load_manifest().get(name)
+    entry = load_manifest().get(name or default_detector(cache_dir=cache_dir))
     state, sha256 = load_state_dict(
         entry, weights=weights, revision=revision, local_files_only=local_files_only, cache_dir=cache_dir
     )
@@ -76,6 +81,29 @@ def load_detector(
         device=device,
         dtype=dtype,
     )
+
+
+def default_detector(*, cache_dir: str | Path | None = None) -> str:
+    """Name of the best detector whose weights are on this machine; without any, of the best that can be fetched.
+
+    Args:
+        cache_dir: Cache folder instead of huggingface_hub's own.
+    """
+    published = [entry for name in PREFERRED for entry in _published(name)]
+    for entry in published:
+        try:
+            locate(entry, local_files_only=True, cache_dir=cache_dir)
+        except WeightsNotAvailable:
+            continue
+        log.info("no detector was named; taking %s", entry.full_name)
+        return entry.full_name
+    return published[0].full_name if published else PREFERRED[-1]
+
+
+def _published(name: str) -> list[ManifestEntry]:
+    """The newest version of a name, if the manifest has it and its weights were published."""
+    versions = [entry for entry in load_manifest() if entry.name == name and entry.weights is not None]
+    return versions[-1:]
 
 
 def build_network(entry: ManifestEntry) -> torch.nn.Module:

@@ -104,7 +104,10 @@ def test_weights_make_classes_and_sources_even():
     assert weights[:9].sum() == pytest.approx(6) and weights[9:11].sum() == pytest.approx(3) == pytest.approx(weights[11])
 
 
-@pytest.mark.parametrize("config", [HeadConfig(), HeadConfig(hidden=8, epochs=60, learning_rate=1e-2, dropout=0.1)])
+@pytest.mark.parametrize(
+    "config",
+    [HeadConfig(weight_decay=0.01), HeadConfig(hidden=8, weight_decay=0.01, epochs=60, learning_rate=1e-2, dropout=0.1)],
+)
 def test_a_head_learns_a_difference_and_is_reproducible(config):
     rng = torch.Generator().manual_seed(0)
     features = torch.randn(600, 12, generator=rng) * torch.arange(1.0, 13) + 5

@@ -55,6 +55,7 @@ class AdaptConfig:
         smoothing: Targets are this far from 0 and 1.
         consistency: Weight of the squared difference of the probabilities of a picture's two views.
         balance: Exponent of a source's size in its probability, see `Recipe`.
+        aligned: Factor of the probability of aligned fakes, see `sample_weights`.
         average: Decay a step of the averaged weights, which are what is kept.
         seed: Seed of factors and batches.
     """
@@ -69,6 +70,7 @@ class AdaptConfig:
     smoothing: float = 0.02
     consistency: float = 0.5
     balance: float = 0.5
+    aligned: float = 5.0
     average: float = 0.99
     seed: int = 0
 
@@ -116,7 +118,7 @@ class Adaptation:
         flat = [sample for part in samples for sample in part]
         self._where = [(c, i) for c, part in enumerate(samples) for i in range(len(part))]
         self._labels = np.array([sample.label for sample in flat])
-        self._weights = sample_weights(flat, config.balance).double().numpy()
+        self._weights = sample_weights(flat, config.balance, config.aligned).double().numpy()
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Tokens (N, L, D) float16 and labels (N, 1) of one step: view i and view i + N/2 show the same picture."""

@@ -86,6 +86,7 @@ def export(
     preprocess: Preprocess,
     calibration: Calibration,
     provenance: Mapping[str, Any],
+    backbone: str | None = None,
 ) -> dict[str, Any]:
     """Writes `<name>-<version>.safetensors` and adds the entry `<name>@<version>` to the manifest file.
 
@@ -100,44 +101,60 @@ def export(
         preprocess: Preprocessing the weights were calibrated with.
         calibration: See `aigidetect.training.calibrate`.
         provenance: Facts for the entry: licence, data, metrics, ...
+        backbone: Name such as `"clip-vit-b16-9-1"` of a second file for the frozen tower, `tower.*`, which several
+            detectors can share: it has the same bytes for the same tower.
 
     Returns:
         The entry.
 
     Raises:
-        ValueError: The manifest already has this version; published entries never change.
+        ValueError: The manifest already has this version, or another backbone has this name; what is published never
+            changes.
     """
     recipe = read_recipe(run)
     book = json.loads(Path(manifest).read_text(encoding="utf-8"))
     if (book["detectors"].get(f"{name}@{version}") or {}).get("weights"):
         raise ValueError(f"{name}@{version} is already in {manifest}; published entries never change, raise the version.")
-    content = save(_stored(run), metadata={"detector": f"{name}@{version}", "recipe": recipe.to_json()})
+    state, folder, shared = _stored(run), Path(weights_folder), {}
+    if backbone is not None:
+        frozen = {k: state.pop(k) for k in list(state) if k.startswith("tower.") and ".low_rank_" not in k}
+        shared = {"backbone": _write_backbone(frozen, folder / f"{backbone}.safetensors")}
+    content = save(state, metadata={"detector": f"{name}@{version}", "recipe": recipe.to_json()})
     file = f"{name}-{version}.safetensors"
-    (Path(weights_folder) / file).write_bytes(content)
-    entry = _entry(recipe, run_detector(run, preprocess, calibration, device="cpu"), file, content, provenance)
+    (folder / file).write_bytes(content)
+    entry = _entry(recipe, run_detector(run, preprocess, calibration, device="cpu"), file, content, provenance) | shared
     book["detectors"][f"{name}@{version}"] = entry
     book["detectors"] = dict(sorted(book["detectors"].items()))
     Path(manifest).write_text(json.dumps(book, indent=1) + "\n", encoding="utf-8")
     return entry
 
 
+def _write_backbone(frozen: dict[str, Tensor], path: Path) -> dict[str, Any]:
+    content = save(frozen)
+    if path.exists() and path.read_bytes() != content:
+        raise ValueError(f"{path} holds another tower; published files never change, give this one another name.")
+    path.write_bytes(content)
+    return _file_facts(path.name, content)
+
+
+def _file_facts(file: str, content: bytes) -> dict[str, Any]:
+    place = {"file": file, "repo_id": None, "revision": None, "filename": None}
+    return place | {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+
+
 def _entry(recipe: Recipe, detector: Detector, file: str, content: bytes, provenance: Mapping[str, Any]) -> dict[str, Any]:
     [golden] = detector.view_logits([golden_views(detector.preprocess)])
+    facts = json.loads(recipe.to_json())
+    if "made" in provenance:  # not by `fit`, so the rest of the recipe says nothing
+        facts = {key: facts[key] for key in ("name", "architecture", "config")}
     return {
         "architecture": recipe.architecture,
         "config": recipe.config,
         "preprocess": detector.preprocess.to_dict(),
         "calibration": detector.calibration.to_dict(),
-        "weights": {
-            "file": file,
-            "repo_id": None,
-            "revision": None,
-            "filename": None,
-            "sha256": hashlib.sha256(content).hexdigest(),
-            "bytes": len(content),
-        },
+        "weights": _file_facts(file, content),
         "parameters": sum(p.numel() for p in detector.network.parameters()),
-        "provenance": {**provenance, "recipe": json.loads(recipe.to_json()), "torch": torch.__version__.split("+")[0]},
+        "provenance": {**provenance, "recipe": facts, "torch": torch.__version__.split("+")[0]},
         "golden": {
             "input": "noise-v1",
             "logits": [round(value, 6) for value in golden],

@@ -23,9 +23,9 @@ from .metrics import bootstrap, measure
 
 log = logging.getLogger(__name__)
 
-# What is compared: one thing at a time around a logistic layer on the blocks 7 to 9.
-BLOCK_SETS = ((5,), (6,), (7,), (8,), (9,), (8, 9), (7, 8, 9), (5, 6, 7, 8, 9))
-PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
+# What is compared: one thing at a time around a logistic layer on the blocks 6 to 9.
+BLOCK_SETS = ((5,), (6,), (7,), (8,), (9,), (8, 9), (7, 8, 9), (6, 7, 8, 9), (5, 6, 7, 8, 9))
+PENALTIES = (1e-2, 1e-1, 1.0, 3.0)
 HIDDEN = (64, 256)
 SEEDS = (0, 1, 2)
 SHARES = (0.1, 0.3, 1.0)
@@ -50,7 +50,7 @@ def compare(
     for what, config, share, views in _plan(caches[0].complete):
         features, labels, shown = pooled(caches, samples, config.blocks, views=views)
         chosen = _subset(shown, share)
-        weights = sample_weights([shown[i] for i in chosen], config.balance)
+        weights = sample_weights([shown[i] for i in chosen], config.balance, config.aligned)
         head = fit_head(features[chosen], labels[chosen], weights, config)
         with torch.inference_mode():
             logits = [head(flat(val.features[[i]][:, :, val.columns(config.blocks)])) for i in _headline(val)]
@@ -69,9 +69,9 @@ def _plan(views: int) -> list[tuple[str, HeadConfig, float, int]]:
     plain = HeadConfig()
     plan = [("blocks", dataclasses.replace(plain, blocks=blocks), 1.0, views) for blocks in BLOCK_SETS]
     plan += [("penalty", dataclasses.replace(plain, weight_decay=value), 1.0, views) for value in PENALTIES]
-    plan += [("hidden", dataclasses.replace(plain, hidden=width, weight_decay=0.05), 1.0, views) for width in HIDDEN]
+    plan += [("hidden", dataclasses.replace(plain, hidden=width, weight_decay=0.1), 1.0, views) for width in HIDDEN]
     plan += [
-        ("seed", dataclasses.replace(plain, hidden=HIDDEN[-1], weight_decay=0.05, seed=seed), 1.0, views) for seed in SEEDS
+        ("seed", dataclasses.replace(plain, hidden=HIDDEN[-1], weight_decay=0.1, seed=seed), 1.0, views) for seed in SEEDS
     ]
     plan += [("pictures", plain, share, views) for share in SHARES]
     return plan + [("views", plain, 1.0, count) for count in range(1, views + 1)]

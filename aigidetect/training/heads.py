@@ -38,24 +38,34 @@ class HeadConfig:
         learning_rate: AdamW's peak; only with `hidden`.
         smoothing: Targets are this far from 0 and 1.
         balance: Exponent of a source's size in its weight: 0 weighs sources evenly, 1 weighs pictures evenly.
+        aligned: Factor of the weight of aligned fakes, see `sample_weights`.
         seed: Seed of initial weights, dropout and order.
     """
 
-    blocks: tuple[int, ...] = (7, 8, 9)
+    blocks: tuple[int, ...] = (6, 7, 8, 9)
     hidden: int = 0
-    weight_decay: float = 1e-2
+    weight_decay: float = 1.0
     dropout: float = 0.5
     epochs: int = 10
     learning_rate: float = 3e-4
     smoothing: float = 0.0
     balance: float = 0.5
+    aligned: float = 5.0
     seed: int = 0
 
 
-def sample_weights(samples: Sequence[Sample], balance: float) -> Tensor:
-    """Weight of each picture, (N,) float32 with sum N: both classes weigh the same, sources by `balance`."""
+def sample_weights(samples: Sequence[Sample], balance: float, aligned: float = 1.0) -> Tensor:
+    """Weight of each picture, (N,) float32 with sum N: both classes weigh the same.
+
+    Args:
+        samples: The pictures.
+        balance: Exponent of a source's size in its weight, see `HeadConfig`.
+        aligned: Factor of aligned fakes (see `aigidetect.training.aligned_set`): all that one autoencoder made counts as a
+            single source among hundreds, and would hardly be seen otherwise.
+    """
     sizes = Counter((s.label, s.source) for s in samples)
     weights = torch.tensor([float(sizes[s.label, s.source]) ** (balance - 1) for s in samples])
+    weights[torch.tensor([s.line.startswith("aligned-") for s in samples])] *= aligned
     labels = torch.tensor([s.label for s in samples])
     for label in (0, 1):
         chosen = labels == label
@@ -155,7 +165,10 @@ def out_of_fold(
         (views, pictures) float32.
     """
     views, pictures = features.shape[:2]
-    weights, labels = sample_weights(samples, config.balance), torch.tensor([float(s.label) for s in samples])
+    weights, labels = (
+        sample_weights(samples, config.balance, config.aligned),
+        torch.tensor([float(s.label) for s in samples]),
+    )
     fold, logits = source_folds(samples, folds), np.zeros((views, pictures), np.float32)
     for number in range(folds):
         inside, outside = np.flatnonzero(fold != number), np.flatnonzero(fold == number)

@@ -94,7 +94,7 @@ def _head(options: argparse.Namespace) -> None:
     if options.out:
         config = HeadConfig(**_tuples(json.loads(options.config)))
         features, labels, views = pooled(caches, samples, config.blocks)
-        head = fit_head(features, labels, sample_weights(views, config.balance), config)
+        head = fit_head(features, labels, sample_weights(views, config.balance, config.aligned), config)
         tensors = {f"head.{name}": value for name, value in head.state_dict().items()}
         finish(options.out, options.tower, config.blocks, config.hidden, tensors, {"head": dataclasses.asdict(config)})
 
