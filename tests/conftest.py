@@ -56,3 +56,19 @@ def folder(tmp_path):
     (root / "c.png").write_bytes(encoded(array(seed=3), "png")[:-800])
     (root / "sub" / "d.webp").write_bytes(encoded(array(20, 20, seed=4), "webp"))
     return root
+
+
+@pytest.fixture
+def small_models(monkeypatch):
+    """The architecture `small` beside those of the package, one thread, and no launcher."""
+    from aigidetect import models
+
+    from .fit_case import SMALL_MODELS
+
+    monkeypatch.setattr(models, "__path__", [*models.__path__, SMALL_MODELS])
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -25,12 +25,12 @@ class HubServer:
         requests: `"METHOD /path"` of all requests so far.
     """
 
-    def __init__(self, repo_id: str, files: dict[str, bytes]) -> None:
+    def __init__(self, repo_id: str, files: dict[str, bytes], handler: type[Handler] | None = None) -> None:
         self.repo_id, self.files = repo_id, files
         self.mode: Mode = "ok"
         self.requests: list[str] = []
         self.closing = threading.Event()
-        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server = _Server(("127.0.0.1", 0), handler or Handler)
         self._server.hub = self
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
@@ -53,16 +53,23 @@ class HubServer:
             return "RepoNotFound"
         if self.mode == "gated":
             return "GatedRepo"
-        if revision not in (COMMIT, "main"):
-            return "RevisionNotFound"
-        return self.files.get(name, "EntryNotFound")
+        files = self.tree(revision)
+        return "RevisionNotFound" if files is None else files.get(name, "EntryNotFound")
+
+    def tree(self, revision: str) -> dict[str, bytes] | None:
+        """Files of a revision; None if there is no such revision."""
+        return self.files if revision in (COMMIT, "main") else None
+
+    def commit_of(self, revision: str) -> str:
+        """Commit that a revision names."""
+        return COMMIT
 
 
 class _Server(ThreadingHTTPServer):
     hub: HubServer
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
     server: _Server
     protocol_version = "HTTP/1.1"
 
@@ -87,7 +94,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._file(content, with_body)
 
     def _file(self, content: bytes, with_body: bool) -> None:
-        headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": COMMIT}
+        revision = unquote(self.path).partition("/resolve/")[2].partition("/")[0]
+        etag = f'"{hashlib.sha256(content).hexdigest()}"'
+        headers = {"ETag": etag, "X-Repo-Commit": self.server.hub.commit_of(revision)}
         start = int(self.headers.get("Range", "bytes=0-")[6:].partition("-")[0])
         part = content[start:]
         if start:

@@ -1,14 +1,18 @@
-"""`python -m aigidetect.training audit | fit | evaluate | calibrate | export | results`: makes and measures detectors.
+"""`python -m aigidetect.training audit | fit | evaluate | calibrate | export | results | ...`: makes and measures detectors.
 
 The way of a detector:
 
     audit DATA                                              what file format, size and quality tell of the label
+    aligned --data DATA --autoencoder SPEC --out ALIGNED    reconstructed photographs, to train on beside DATA
     fit --recipe npr-ms-ca --data DATA --out runs/a         trains, resumably, on the split "train"
     evaluate --run runs/a --data DATA --splits val          scores "val" under all conditions
     calibrate --run runs/a                                  temperature, bias and thresholds from these scores
     export --run runs/a --name npr-ms-ca --version 1        weights file and manifest entry
     evaluate --detector npr-ms-ca@1 --data DATA --splits test_seen test_unseen --out scores/npr-ms-ca-1
     results scores/npr-ms-ca-1 --out docs/results.md        tables from stored scores
+    publish npr-ms-ca@1 --repo-id OWNER/REPO                to the Hub, with a model card; the manifest pins the commit
+    tables scores/npr-ms-ca-1                               the report's tables 4-8, its own numbers beside ours
+    tiny-genimage FOLDER                                    its tables 7 and 8, measured on a folder of Tiny-GenImage
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from collections.abc import Sequence
 import torch
 
 from ..errors import AigidetectError
-from .commands import measure, ship, train
+from .commands import aligned, autoencoder, clip, measure, publish, ship, tables, tiny_genimage, train
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -30,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--threads", type=int, default=None, help="threads of torch; default: all cores")
     commands = parser.add_subparsers(dest="command", required=True)
-    for module in (train, measure, ship):
+    for module in (train, autoencoder, aligned, clip, measure, ship, publish, tables, tiny_genimage):
         module.add(commands)
     return parser
 
@@ -43,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         torch.set_num_threads(options.threads)
     try:
         return options.run(options) or 0
-    except (AigidetectError, KeyError, OSError, ValueError) as error:
+    except (AigidetectError, KeyError, ModuleNotFoundError, OSError, ValueError) as error:
         print(f"aigidetect.training: {error}", file=sys.stderr)
         return 2
 

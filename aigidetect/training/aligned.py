@@ -11,7 +11,9 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,6 +21,23 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .augment import Pixels
+
+
+class Autoencoder(Protocol):
+    """What `reconstruct` needs of an autoencoder.
+
+    Attributes:
+        factor: Height and width must be multiples of it.
+        encoder: (N, 3, H, W) float32 in [0, 1] -> the code, any shape.
+        decoder: The code -> (N, 3, H, W) float32, about [0, 1].
+    """
+
+    @property
+    def factor(self) -> int: ...
+    @property
+    def encoder(self) -> Callable[[Tensor], Tensor]: ...
+    @property
+    def decoder(self) -> Callable[[Tensor], Tensor]: ...
 
 
 class _Tanh3(nn.Module):
@@ -66,6 +85,8 @@ class TAEF2(nn.Module):
     Shape: (N, 3, H, W) float in [0, 1], H and W multiples of 8 -> the same; the code is (N, 32, H/8, W/8).
     """
 
+    factor = 8
+
     def __init__(self) -> None:
         super().__init__()
         w = 64
@@ -100,19 +121,27 @@ def load_taef2(folder: str | Path) -> TAEF2:
 
 
 @torch.inference_mode()
-def reconstruct(autoencoder: TAEF2, pixels: Pixels, *, noise: float = 0.0, seed: int = 0) -> Pixels:
+def reconstruct(autoencoder: Autoencoder, pixels: Pixels, *, noise: float = 0.0, seed: int = 0) -> Pixels:
     """The aligned fake of one photograph.
 
     Args:
         autoencoder: See `load_taef2`.
-        pixels: (H, W, 3) uint8, H, W >= 8; trailing rows and columns are dropped to multiples of 8.
+        pixels: (H, W, 3) uint8; trailing rows and columns are dropped to multiples of the autoencoder's factor.
         noise: Standard deviation of Gaussian noise added to the code, in standard deviations of the code.
         seed: Seed of that noise.
 
     Returns:
         (H', W', 3) uint8.
+
+    Raises:
+        ValueError: A side is shorter than the factor.
     """
-    h, w = (n - n % 8 for n in pixels.shape[:2])
+    factor = autoencoder.factor
+    h, w = (n - n % factor for n in pixels.shape[:2])
+    if not h or not w:
+        raise ValueError(
+            f"The picture has {pixels.shape[1]}x{pixels.shape[0]} pixels; the autoencoder needs {factor} a side."
+        )
     x = torch.from_numpy(pixels[:h, :w].copy()).permute(2, 0, 1)[None].float() / 255
     code = autoencoder.encoder(x)
     if noise:

@@ -37,18 +37,35 @@ def calibrate(scores: Sequence[Score], *, fprs: Sequence[float] = (0.01, 0.05), 
     present = {s.condition for s in scores}
     if missing := set(HEADLINE_CONDITIONS) - present:
         raise ValueError(f"Calibration needs scores under {sorted(missing)} too.")
-    temperature, bias = _platt([s for s in scores if s.condition in HEADLINE_CONDITIONS])
+    head = [s for s in scores if s.condition in HEADLINE_CONDITIONS]
+    temperature, bias = platt(np.array([s.logit for s in head]), np.array([float(s.label) for s in head]))
     conditions = [c for c in CALIBRATION_CONDITIONS if c in present]
     points = tuple(_threshold(scores, conditions, fpr, temperature, bias) for fpr in sorted(fprs))
     return Calibration(pool=pool, temperature=temperature, bias=bias, thresholds=points)  # type: ignore[arg-type]
 
 
-def _platt(scores: Sequence[Score]) -> tuple[float, float]:
-    labels = torch.tensor([float(s.label) for s in scores], dtype=torch.float64)
-    if labels.min() == labels.max():
+def balanced_weights(labels: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weights (N,) with mean 1 under which both classes weigh the same; labels (N,) of 0 and 1, both present."""
+    share = labels.mean()
+    return np.asarray(np.where(labels == 1, 0.5 / share, 0.5 / (1 - share)), dtype=np.float64)
+
+
+def platt(logits: NDArray[np.float64], labels: NDArray[np.float64]) -> tuple[float, float]:
+    """Temperature and bias that minimise the cross entropy, classes weighing the same (Platt, 1999).
+
+    Args:
+        logits: (N,) pooled.
+        labels: (N,) of 0 and 1.
+
+    Raises:
+        ValueError: One class is missing.
+    """
+    if not len(labels) or labels.min() == labels.max():
         raise ValueError("Calibration needs both real and AI-generated pictures.")
-    logits = torch.tensor([s.logit for s in scores], dtype=torch.float64)
-    weights = torch.where(labels == 1, 0.5 / labels.mean(), 0.5 / (1 - labels.mean()))
+    return _minimise(*(torch.from_numpy(values) for values in (logits, labels, balanced_weights(labels))))
+
+
+def _minimise(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor) -> tuple[float, float]:
     # The slope is optimised as a logarithm, so that it stays positive.
     parameters = torch.zeros(2, dtype=torch.float64, requires_grad=True)
     optimiser = torch.optim.LBFGS([parameters], max_iter=200, line_search_fn="strong_wolfe")

@@ -40,11 +40,14 @@ _GENERATORS = {
 }
 
 
-def read_data(path: str | Path) -> list[Sample]:
-    """Samples of a folder or a CSV file, whichever of the known forms it has.
+def read_data(*paths: str | Path) -> list[Sample]:
+    """Samples of folders or CSV files, whichever of the known forms each has.
+
+    Several data sets are read as one, in the given order. Groups are compared by name across all of them, so a picture and
+    the fake that was made of it stay on one side of every split (`datasets.take_split`).
 
     Args:
-        path: A folder with an `index.tsv`, a folder in one of the layouts above, or a CSV file with the columns
+        paths: Each a folder with an `index.tsv`, a folder in one of the layouts above, or a CSV file with the columns
             `image_path,split,is_ai,ai_model` or `image,class,split` (class 0 real, 1 AI-generated), whose relative paths
             start at the file's folder.
 
@@ -52,7 +55,10 @@ def read_data(path: str | Path) -> list[Sample]:
         FileNotFoundError: There is no such path.
         ValueError: Not one of these forms, or no pictures in it.
     """
-    path = Path(path)
+    return [sample for path in paths for sample in _read_one(Path(path))]
+
+
+def _read_one(path: Path) -> list[Sample]:
     if not path.exists():
         raise FileNotFoundError(f"There is no {path}; give a folder of pictures, or a CSV file.")
     if path.is_file():

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from ..models.npr_resnet import VARIANTS
 from .augment import Augment
+
+_CHOICES = {
+    "precision": ("bf16", "fp16", "fp32"),
+    "optimiser": ("adamw", "adam"),
+    "schedule": ("cosine", "constant", "step"),
+    "loss": ("bce", "elbo"),
+}
 
 
 @dataclass(frozen=True)
@@ -25,15 +33,27 @@ class Recipe:
         batch_size: Views a step, half of them real.
         sizes: Pairs (share of the run, side of the views in pixels), in order; the shares add up to 1.
         augment: Distribution of the views.
-        learning_rate: Peak of the schedule: linear warm-up, then cosine to a hundredth.
-        warmup: Share of the run that warms up.
-        weight_decay: AdamW's, on tensors with two or more dimensions.
+        learning_rate: Peak of the schedule.
+        warmup: Share of the run in which the rate rises linearly to its peak; 0 starts at the peak.
+        weight_decay: On tensors with two or more dimensions: decoupled with AdamW, added to the gradient with Adam.
         ema_decay: Decay a step of the averaged weights, which are what is exported.
         label_smoothing: Targets are this far from 0 and 1.
         balance: Exponent of a source's size in its probability: 0 draws sources evenly, 1 draws pictures evenly.
         consistency: Weight of the paired loss: every picture of the batch is seen twice, under two degradations, and
             their logits are drawn together. 0 switches it off.
-        precision: `"bf16"` runs convolutions in bfloat16 under autocast, `"fp32"` all in float32.
+        precision: `"bf16"` and `"fp16"` run convolutions and matrix products in that type under autocast, `"fp32"` runs all
+            in float32. `"fp16"` scales the loss and needs a GPU.
+        optimiser: `"adamw"` or `"adam"`.
+        schedule: After the warm-up: `"cosine"` falls to a hundredth of the peak by half a cosine, `"constant"` stays,
+            `"step"` multiplies the rate by `drop` at each of `drop_steps`.
+        drop_steps: Rising numbers of the steps, the first being 0, from which on another factor `drop` applies.
+        drop: That factor.
+        accumulate: Micro-batches a step. Their mean gradient is that of the whole batch, for less memory. Not so with batch
+            norm, which takes its statistics from each micro-batch, nor with dropout or weight noise, drawn for each.
+        loss: `"bce"`, or `"elbo"` for networks with a method `kl_divergence`; see `aigidetect.training.losses`.
+
+    Raises:
+        ValueError: An unknown choice, `drop_steps` that do not fit the schedule, or a batch that cannot be split evenly.
     """
 
     name: str
@@ -51,7 +71,55 @@ class Recipe:
     label_smoothing: float = 0.0
     balance: float = 0.5
     consistency: float = 0.0
-    precision: Literal["bf16", "fp32"] = "fp32"
+    precision: Literal["bf16", "fp16", "fp32"] = "fp32"
+    optimiser: Literal["adamw", "adam"] = "adamw"
+    schedule: Literal["cosine", "constant", "step"] = "cosine"
+    drop_steps: tuple[int, ...] = ()
+    drop: float = 0.9
+    accumulate: int = 1
+    loss: Literal["bce", "elbo"] = "bce"
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"Unknown {name} {getattr(self, name)!r}; use one of {', '.join(choices)}.")
+        rising = list(self.drop_steps) == sorted(set(self.drop_steps))
+        if not rising or bool(self.drop_steps) != (self.schedule == "step"):
+            raise ValueError(
+                f"Expected rising drop_steps with the schedule 'step', and none with another, but found "
+                f"{list(self.drop_steps)} with {self.schedule!r}."
+            )
+        self.check_split()
+
+    def check_split(self, processes: int = 1) -> None:
+        """Checks that a batch splits into parts of one size, each balanced as the whole.
+
+        Args:
+            processes: How many share the batch; each takes `accumulate` parts of it.
+
+        Raises:
+            ValueError: It does not; the message says which batch sizes do.
+        """
+        parts = processes * self.accumulate
+        # Both classes, and with the paired loss both views of a picture, have to be in every part.
+        unit = (4 if self.consistency else 2) * parts
+        if parts < 1 or (parts > 1 and self.batch_size % unit):
+            raise ValueError(
+                f"A batch of {self.batch_size} does not split evenly over {processes} process(es) with accumulate = "
+                f"{self.accumulate}; accumulate has to be at least 1 and batch_size a multiple of {max(unit, 2)}."
+            )
+
+    def rate_at(self, step: int) -> float:
+        """Learning rate of a step."""
+        warm = max(1, round(self.warmup * self.steps))
+        if step < warm:
+            return self.learning_rate * (step + 1) / warm
+        if self.schedule == "constant":
+            return self.learning_rate
+        if self.schedule == "step":
+            return self.learning_rate * self.drop ** sum(step >= at for at in self.drop_steps)
+        passed = (step - warm) / max(1, self.steps - warm)
+        return self.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * passed)))
 
     def size_at(self, step: int) -> int:
         """Side of the views at a step, in pixels."""
@@ -68,11 +136,11 @@ class Recipe:
 
     @classmethod
     def from_json(cls, text: str) -> Recipe:
-        """Reads what `to_json` wrote.
+        """Reads what `to_json` wrote. Fields that an older version did not have get their defaults, which are what it did.
 
         Raises:
             TypeError: An unknown field.
-            ValueError: Not JSON.
+            ValueError: Not JSON, or values that do not fit; see `Recipe`.
         """
         facts = json.loads(text)
         augment = Augment(**{k: _tuples(v) for k, v in facts.pop("augment", {}).items()})

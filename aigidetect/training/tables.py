@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ..calibration import Calibration
+from .ablation import ablation_section
 from .augment import CONDITIONS
 from .calibrate import wilson
-from .evaluate import Score, headline, read_scores, subsets, summarise, swap_gap
+from .evaluate import Score, headline, subsets, summarise, swap_gap
+from .score_folders import read_evaluation
 
 _PARTS = ("val", "test_seen", "test_unseen", "test_unseen strict", "test_unseen photo-like")
 _COLUMNS = {
@@ -21,6 +23,7 @@ _COLUMNS = {
     "ai_accuracy": "AI accuracy",
     "tpr_at_5_fpr": "TPR at 5 % FPR",
     "ece": "ECE",
+    "nll": "NLL",
 }
 _INTRODUCTION = """# Results
 
@@ -31,20 +34,24 @@ Balanced accuracy, real and AI accuracy are taken at the calibrated probability 
 holds other pictures of the sources in training, `test_unseen` generators and photo sets that training never saw; its strict
 part holds generators of model lines that training never saw, its photo-like part photographs and faces only. Conditions:
 `qNN` every picture as JPEG of that quality; `half+q80` both sides halved, then JPEG 80; `swap` generated pictures as JPEG 96
-and real ones as they are. The headline is the mean over q96, q75 and half+q80.
+and real ones as they are. The headline is the mean over q96, q75 and half+q80. ECE is the calibration error over 15 bins and
+NLL the cross entropy in nats, of which guessing has 0.693; both classes weigh the same in either.
 """
 
 
-def results_page(folders: Sequence[Path], *, draws: int = 200) -> str:
+def results_page(folders: Sequence[Path], ablation: Sequence[Path] = (), *, draws: int = 200) -> str:
     """The whole page.
 
     Args:
         folders: Folders written by `evaluate`: `<split>.csv` files and `evaluation.json`.
+        ablation: Folders of the section "Ablation"; see `ablation_section`.
         draws: Bootstrap samples.
     """
     pages = [_INTRODUCTION, "## Headline\n", headline_table(folders, draws=draws, parts=_PARTS)]
+    if ablation:
+        pages.append(ablation_section(ablation, draws=draws))
     for folder in folders:
-        facts, scores = _load(folder)
+        facts, scores = read_evaluation(folder)
         rows = summarise(scores, frozenset(facts["train_lines"]), draws=draws)
         preprocess = json.dumps({k: v for k, v in facts["preprocess"].items() if k not in ("mean", "std")})
         pages.append(
@@ -69,7 +76,7 @@ def headline_table(folders: Sequence[Path], *, draws: int = 200, parts: Sequence
         "|---|---|---|---|---|---|---|",
     ]
     for folder in folders:
-        facts, scores = _load(folder)
+        facts, scores = read_evaluation(folder)
         present = subsets(scores, frozenset(facts["train_lines"]))
         for part in (part for part in parts if part in present):
             for row in headline(part, present[part], draws=draws):
@@ -103,7 +110,7 @@ def write_metrics(manifest: Path, folders: Sequence[Path], *, draws: int = 200) 
     """
     book = json.loads(manifest.read_text(encoding="utf-8"))
     for folder in folders:
-        facts, scores = _load(folder)
+        facts, scores = read_evaluation(folder)
         entry = book["detectors"].get(facts["detector"])
         if not entry or (entry["weights"] or {}).get("sha256") != facts["weights_sha256"]:
             continue
@@ -113,12 +120,6 @@ def write_metrics(manifest: Path, folders: Sequence[Path], *, draws: int = 200) 
             metrics.setdefault(row["part"], {})[row["condition"]] = {"n_real": row["n_real"], "n_ai": row["n_ai"], **figures}
         entry["provenance"]["metrics"] = metrics
     manifest.write_text(json.dumps(book, indent=1) + "\n", encoding="utf-8")
-
-
-def _load(folder: Path) -> tuple[dict[str, Any], list[Score]]:
-    facts: dict[str, Any] = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
-    calibration = Calibration.from_dict(facts["calibration"])
-    return facts, [score for split in facts["splits"] for score in read_scores(folder / f"{split}.csv", calibration)]
 
 
 def _part_table(part: str, rows: Sequence[dict[str, Any]]) -> str:

@@ -11,6 +11,11 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 DATA = "folder with an index.tsv or in a known layout, or a CSV file"
 
 
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Adds `--data`: one data set or several, in one option or in repeated ones."""
+    parser.add_argument("--data", required=True, type=Path, nargs="+", action="extend", help=f"{DATA}; several are joined")
+
+
 def read_json(path: Path) -> Any:
     """Content of a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))

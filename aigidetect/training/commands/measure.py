@@ -7,13 +7,15 @@ import json
 import sys
 from pathlib import Path
 
+import torch
+
 from ...calibration import Calibration
 from ...detector import Detector
 from ...preprocess import from_dict
 from ..augment import CONDITIONS
 from ..datasets import take_split
 from ..layouts import read_data
-from .common import DATA, Commands, read_json, write_json
+from .common import DATA, Commands, add_data, read_json, write_json
 
 DEFAULT_PREPROCESS = '{"kind": "tiles"}'
 
@@ -25,74 +27,81 @@ def add(commands: Commands) -> None:
     which = evaluate.add_mutually_exclusive_group(required=True)
     which.add_argument("--detector", help="a published detector")
     which.add_argument("--run", dest="folder", type=Path, help="a finished run")
-    evaluate.add_argument("--data", required=True, type=Path, help=DATA)
+    add_data(evaluate)
     evaluate.add_argument("--splits", nargs="+", required=True)
     evaluate.add_argument("--conditions", nargs="+", default=list(CONDITIONS), choices=CONDITIONS)
     evaluate.add_argument("--preprocess", default=DEFAULT_PREPROCESS, help="JSON; only with --run")
     evaluate.add_argument("--out", type=Path, default=None, help="folder of the scores; default: the run's")
     evaluate.add_argument("--device", default="auto")
+    evaluate.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"), help="see Detector")
 
     calibrate = commands.add_parser("calibrate", help="fit temperature and thresholds on the scores of val")
     calibrate.set_defaults(run=_calibrate)
     calibrate.add_argument("--run", dest="folder", required=True, type=Path)
     calibrate.add_argument("--fprs", nargs="+", type=float, default=[0.01, 0.05])
 
+    by_quality = "print what a calibration by blockiness of the pictures would give; needs --data"
+    calibrate.add_argument("--by-quality", action="store_true", help=by_quality)
+    calibrate.add_argument("--data", nargs="+", default=[], type=Path, help=DATA)
+
     results = commands.add_parser("results", help="tables from stored scores")
     results.set_defaults(run=_results)
     results.add_argument("scores", nargs="+", type=Path, help="folders that evaluate wrote")
     results.add_argument("--out", type=Path, default=None, help="Markdown file; default: stdout")
+    results.add_argument("--ablation", nargs="+", default=[], type=Path, help="folders of variants and seeds")
     results.add_argument("--readme", type=Path, default=None, help="also write the headline between the marks of this file")
     results.add_argument("--manifest", type=Path, default=None, help="also store the metrics with the published detectors")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from ..evaluate import score, write_scores
+    from ..fit import read_recipe
+    from ..score_folders import evaluate
 
-    samples = read_data(options.data)
+    samples = read_data(*options.data)
     out = options.out or options.folder
     if out is None:
         raise ValueError("--detector needs --out, a folder for the scores.")
-    out.mkdir(parents=True, exist_ok=True)
-    detector = _detector(options)
-    for split in options.splits:
-        chosen = take_split(samples, split)
-        write_scores(score(detector, chosen, options.conditions, progress=sys.stderr.isatty()), out / f"{split}.csv")
-    facts = {
-        "detector": detector.name,
-        "weights_sha256": detector.weights_sha256,
-        "calibration": detector.calibration.to_dict(),
-        "preprocess": detector.preprocess.to_dict(),
-        "splits": options.splits,
-        "train_lines": sorted({sample.line for sample in take_split(samples, "train")}),
-    }
-    write_json(out / "evaluation.json", facts)
+    seed = None if options.detector else read_recipe(options.folder).seed
+    progress = sys.stderr.isatty()
+    evaluate(_detector(options), samples, options.splits, out, options.conditions, seed=seed, progress=progress)
 
 
 def _detector(options: argparse.Namespace) -> Detector:
+    dtype: torch.dtype = getattr(torch, options.dtype)
     if options.detector:
         from ...registry import load_detector
 
-        return load_detector(options.detector, device=options.device)
+        return load_detector(options.detector, device=options.device, dtype=dtype)
     from ..export import run_detector
 
     stored = options.folder / "calibration.json"
     calibration = Calibration.from_dict(read_json(stored)) if stored.exists() else None
-    return run_detector(options.folder, from_dict(json.loads(options.preprocess)), calibration, device=options.device)
+    return run_detector(
+        options.folder, from_dict(json.loads(options.preprocess)), calibration, device=options.device, dtype=dtype
+    )
 
 
 def _calibrate(options: argparse.Namespace) -> None:
     from ..calibrate import calibrate
     from ..evaluate import read_scores
 
-    calibration = calibrate(read_scores(options.folder / "val.csv", Calibration()), fprs=options.fprs)
+    scores = read_scores(options.folder / "val.csv", Calibration())
+    calibration = calibrate(scores, fprs=options.fprs)
     write_json(options.folder / "calibration.json", calibration.to_dict())
     print(json.dumps(calibration.to_dict(), indent=1))
+    if options.by_quality:
+        from ..quality import compare_by_quality, describe, measure_blockiness
+
+        if not options.data:
+            raise ValueError("--by-quality needs --data, the data set whose val split was scored.")
+        pictures = take_split(read_data(*options.data), "val")
+        print(describe(compare_by_quality(scores, measure_blockiness(pictures)), calibration))
 
 
 def _results(options: argparse.Namespace) -> None:
     from ..tables import headline_table, results_page, write_metrics, write_readme
 
-    page = results_page(options.scores)
+    page = results_page(options.scores, options.ablation)
     if options.manifest:
         write_metrics(options.manifest, options.scores)
     if options.readme:

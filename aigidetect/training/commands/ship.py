@@ -6,12 +6,13 @@ import argparse
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 from ...calibration import Calibration
 from ...preprocess import from_dict
 from ..datasets import digest, take_split
 from ..layouts import read_data
-from .common import DATA, Commands, read_json
+from .common import Commands, add_data, read_json
 
 
 def add(commands: Commands) -> None:
@@ -19,19 +20,19 @@ def add(commands: Commands) -> None:
     export = commands.add_parser("export", help="weights file and manifest entry of a calibrated run")
     export.set_defaults(run=_export)
     export.add_argument("--run", dest="folder", required=True, type=Path)
-    export.add_argument("--data", required=True, type=Path, help=DATA)
+    add_data(export)
     export.add_argument("--name", required=True)
     export.add_argument("--version", required=True, type=int)
     export.add_argument("--preprocess", default=None, help="JSON; default: what the val scores were made with")
     export.add_argument("--weights-folder", type=Path, default=Path("aigidetect/weights"))
+    export.add_argument("--backbone", default=None, help="name of a file of its own for the frozen tower")
     export.add_argument("--manifest", type=Path, default=Path("weights_manifest.json"))
 
 
 def _export(options: argparse.Namespace) -> None:
     from ..export import export
-    from ..fit import read_log
 
-    samples = read_data(options.data)
+    samples = read_data(*options.data)
     facts = (
         json.loads(options.preprocess) if options.preprocess else read_json(options.folder / "evaluation.json")["preprocess"]
     )
@@ -48,10 +49,19 @@ def _export(options: argparse.Namespace) -> None:
             "licence": "Apache-2.0",
             "data": f"{len(train)} pictures of {len({s.source for s in train})} sources to train, {len(val)} to calibrate",
             "data_sha256": digest([*train, *val]),
-            "training_minutes": round(sum(_call_minutes(read_log(options.folder))), 1),
+            **_how_made(options.folder),
         },
+        backbone=options.backbone,
     )
     print(json.dumps(entry, indent=1))
+
+
+def _how_made(run: Path) -> dict[str, Any]:
+    if (run / "facts.json").exists():
+        return {"made": read_json(run / "facts.json")}
+    from ..fit import read_log
+
+    return {"training_minutes": round(sum(_call_minutes(read_log(run))), 1)}
 
 
 def _call_minutes(rows: list[dict[str, float]]) -> list[float]:

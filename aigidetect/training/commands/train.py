@@ -11,14 +11,14 @@ from pathlib import Path
 from ..datasets import Sample, take_split
 from ..layouts import read_data
 from ..recipe import Recipe
-from .common import DATA, Commands, read_json, write_json
+from .common import DATA, Commands, add_data, read_json, write_json
 
 
 def add(commands: Commands) -> None:
     """Adds the parsers."""
     audit = commands.add_parser("audit", help="measure the shortcuts of a data set; exit status 1 if there are any")
     audit.set_defaults(run=_audit)
-    audit.add_argument("data", type=Path, help=DATA)
+    audit.add_argument("data", type=Path, nargs="+", help=f"{DATA}; several are joined")
     audit.add_argument("--limit", type=float, default=0.6, help="AUROC from which a fact is a shortcut")
     audit.add_argument("--allow", action="store_true", help="exit status 0 even so")
     audit.add_argument("--out", type=Path, default=None, help="JSON file for the whole result")
@@ -26,11 +26,14 @@ def add(commands: Commands) -> None:
     fit = commands.add_parser("fit", help="train, or continue a run")
     fit.set_defaults(run=_fit)
     fit.add_argument("--recipe", required=True, help="a recipe of this package, or a JSON file")
-    fit.add_argument("--data", required=True, type=Path, help=DATA)
+    add_data(fit)
     fit.add_argument("--out", required=True, type=Path, help="folder of the run")
     fit.add_argument("--max-steps", type=int, default=None, help="stop, resumably, after so many steps")
     fit.add_argument("--seed", type=int, default=None, help="instead of the recipe's")
-    fit.add_argument("--device", default="cpu")
+    fit.add_argument("--device", default="cpu", help="with several processes, without a number: each takes its own")
+    fit.add_argument("--save-every", type=int, default=200, help="steps between two states")
+    fit.add_argument("--log-every", type=int, default=50, help="steps between two rows of the log")
+    fit.add_argument("--tensorboard", action="store_true", help="also write scalars for TensorBoard beside the log")
     fit.add_argument(
         "--allow-shortcuts", action="store_true", help="train even if the data have shortcuts that the recipe leaves open"
     )
@@ -40,7 +43,7 @@ def add(commands: Commands) -> None:
 def _audit(options: argparse.Namespace) -> int:
     from ..audit import audit
 
-    result = audit(read_data(options.data), limit=options.limit)
+    result = audit(read_data(*options.data), limit=options.limit)
     print(result.table())
     for line in result.undecodable:
         print(line, file=sys.stderr)
@@ -50,15 +53,30 @@ def _audit(options: argparse.Namespace) -> int:
 
 
 def _fit(options: argparse.Namespace) -> None:
+    from ..distributed import Processes
     from ..fit import fit
     from ..recipe import load_recipe
 
-    samples = take_split(read_data(options.data), "train")
+    samples = take_split(read_data(*options.data), "train")
     recipe = load_recipe(options.recipe)
     if options.seed is not None:
         recipe = dataclasses.replace(recipe, seed=options.seed)
-    _audit_before_fit(samples, recipe, options)
-    print(fit(recipe, samples, options.out, device=options.device, max_steps=options.max_steps, compiled=options.compile))
+    processes = Processes.from_environment()
+    if processes.main:
+        _audit_before_fit(samples, recipe, options)
+    made = fit(
+        recipe,
+        samples,
+        options.out,
+        device=options.device,
+        max_steps=options.max_steps,
+        save_every=options.save_every,
+        log_every=options.log_every,
+        compiled=options.compile,
+        tensorboard=options.tensorboard,
+    )
+    if processes.main:
+        print(made)
 
 
 def _audit_before_fit(samples: list[Sample], recipe: Recipe, options: argparse.Namespace) -> None:

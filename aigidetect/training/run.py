@@ -1,0 +1,183 @@
+"""The state of a training run: network, average, optimiser. One step at a time, saved and restored to the bit."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ..models import load_architecture
+from ..preprocess import normalise
+from .distributed import Processes
+from .losses import elbo, paired_consistency, smoothed_bce
+from .recipe import Recipe
+
+_OPTIMISERS: dict[str, type[torch.optim.Optimizer]] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
+_HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Run:
+    """State of one training run.
+
+    Args:
+        recipe: What to train.
+        device: Where to train.
+        compiled: Use torch.compile: faster, but it needs a C++ compiler, and the last digits differ.
+        processes: Who shares the batches; they have to be joined if there are several.
+
+    Attributes:
+        step: Steps done.
+        pictures: Number of training pictures, which the loss "elbo" divides by; to be set before the first step.
+
+    Raises:
+        ValueError: The recipe's precision does not fit the device, its loss the network, or its batch the processes.
+    """
+
+    def __init__(
+        self, recipe: Recipe, device: torch.device, compiled: bool = False, processes: Processes | None = None
+    ) -> None:
+        self.recipe, self.device, self.step, self.pictures = recipe, device, 0, 0
+        self.processes = processes or Processes()
+        recipe.check_split(self.processes.count)
+        if recipe.precision == "fp16" and device.type == "cpu":
+            raise ValueError("The precision 'fp16' needs a GPU; on a CPU use 'bf16' or 'fp32'.")
+        torch.manual_seed(recipe.seed)
+        network: nn.Module = load_architecture(recipe.architecture).build(**recipe.config)
+        if recipe.loss == "elbo" and not callable(getattr(network, "kl_divergence", None)):
+            raise ValueError(
+                f"The loss 'elbo' needs a network with a method kl_divergence, which {recipe.architecture!r} with config "
+                f"{recipe.config} lacks; use the loss 'bce', or a network with random weights."
+            )
+        network = network.to(device).to(memory_format=torch.channels_last)
+        self.network = self.processes.synchronise_batch_norm(network, device)
+        self._replica = self.processes.replicate(self.network, device)
+        forward = self._replica or self.network
+        self._forward = torch.compile(forward) if compiled else forward
+        self.average = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+        self.optimiser = self._make_optimiser()
+        self._scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
+
+    def _make_optimiser(self) -> torch.optim.Optimizer:
+        decayed = [p for p in self.network.parameters() if p.ndim > 1]
+        plain = [p for p in self.network.parameters() if p.ndim <= 1]
+        groups = [{"params": decayed, "weight_decay": self.recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        return _OPTIMISERS[self.recipe.optimiser](groups, lr=self.recipe.learning_rate)  # type: ignore[call-arg]
+
+    def update(self, views: Tensor, labels: Tensor) -> float:
+        """One optimiser step on a whole batch.
+
+        Args:
+            views: (N, 3, S, S) uint8, the same in every process, which takes its part of them.
+            labels: (N, 1).
+
+        Returns:
+            The loss, mean over the whole batch.
+        """
+        recipe = self.recipe
+        self.network.train()
+        # Dropout and weight noise then depend on (seed, step) as the batch does, and a resumed run repeats them.
+        torch.manual_seed(int(np.random.SeedSequence([recipe.seed, self.step]).generate_state(1)[0]))
+        for group in self.optimiser.param_groups:
+            group["lr"] = recipe.rate_at(self.step)
+        self.optimiser.zero_grad()
+        total = torch.zeros((), device=self.device)
+        for turn in range(recipe.accumulate):
+            part = self.processes.part(turn, recipe.accumulate)
+            with self._local_gradients(turn):
+                loss = self._loss(views[part], labels[part]) / recipe.accumulate
+                self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        self._scaler.step(self.optimiser)
+        self._scaler.update()
+        self.step += 1
+        self._update_average()
+        return float(self.processes.mean(total))
+
+    def _loss(self, views: Tensor, labels: Tensor) -> Tensor:
+        recipe, labels = self.recipe, labels.to(self.device)
+        inputs = normalise(views.to(self.device)).contiguous(memory_format=torch.channels_last)
+        with self._autocast():
+            logits = self._forward(inputs)
+        logits = logits.float()
+        if recipe.loss == "elbo":
+            kl = self.network.kl_divergence()  # type: ignore[operator]
+            loss = elbo(logits, labels, kl, self.pictures, recipe.label_smoothing)
+        else:
+            loss = smoothed_bce(logits, labels, recipe.label_smoothing)
+        if recipe.consistency:
+            loss = loss + recipe.consistency * paired_consistency(*logits.chunk(2))
+        return loss
+
+    def _local_gradients(self, turn: int) -> contextlib.AbstractContextManager[Any]:
+        # Only the last micro-batch has to send gradients, which are sums by then.
+        if self._replica is not None and turn < self.recipe.accumulate - 1:
+            return self._replica.no_sync()
+        return contextlib.nullcontext()
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if half := _HALVES.get(self.recipe.precision):
+            return torch.autocast(self.device.type, dtype=half)
+        return contextlib.nullcontext()
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        # Early in a run a long average would still be mostly initial weights.
+        decay = min(self.recipe.ema_decay, (1 + self.step) / (10 + self.step))
+        for name, value in self.network.state_dict().items():
+            if value.is_floating_point():
+                self.average[name].lerp_(value, 1 - decay)
+            else:
+                self.average[name].copy_(value)
+
+    def save(self, path: Path) -> None:
+        """Writes the state as safetensors, atomically: a killed run leaves the last complete state."""
+        tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
+        tensors |= {f"average.{k}": v for k, v in self.average.items()}
+        for index, state in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{index}.{k}": v for k, v in state.items()}
+        tensors = {name: value.detach().clone() for name, value in tensors.items()}
+        facts = {"step": str(self.step), "recipe": self.recipe.to_json(), "scaler": json.dumps(self._scaler.state_dict())}
+        write_tensors(tensors, path, facts)
+
+    def restore(self, path: Path) -> None:
+        """Continues from what `save` wrote.
+
+        Raises:
+            ValueError: The state belongs to another recipe.
+        """
+        with safe_open(path, framework="pt") as file:
+            facts = file.metadata()
+            # Through JSON both, which turns tuples into lists; a state of an older version lacks the newer fields.
+            if Recipe.from_json(facts["recipe"]) != Recipe.from_json(self.recipe.to_json()):
+                raise ValueError(f"{path} was made by another recipe; choose another output folder, or remove it.")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        self.step = int(facts["step"])
+        self.network.load_state_dict(_strip(tensors, "network."))
+        self.average = {name: value.to(self.device) for name, value in _strip(tensors, "average.").items()}
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in _strip(tensors, "optimiser.").items():
+            index, key = name.split(".", 1)
+            state.setdefault(int(index), {})[key] = value
+        whole = self.optimiser.state_dict()
+        self.optimiser.load_state_dict({"state": state, "param_groups": whole["param_groups"]})
+        if self._scaler.is_enabled():
+            self._scaler.load_state_dict(json.loads(facts["scaler"]))
+
+
+def _strip(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def write_tensors(tensors: dict[str, Tensor], path: Path, facts: dict[str, str]) -> None:
+    """Writes a safetensors file with metadata, atomically."""
+    temporary = path.with_suffix(".tmp")
+    save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, metadata=facts)
+    os.replace(temporary, path)

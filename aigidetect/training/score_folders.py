@@ -1,0 +1,65 @@
+"""Folders of stored scores: one for each detector and data set, written once, read by every table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..calibration import Calibration
+from ..detector import Detector
+from .augment import CONDITIONS
+from .datasets import Sample, take_split
+from .evaluate import Score, read_scores, score, write_scores
+
+
+def evaluate(
+    detector: Detector,
+    samples: Sequence[Sample],
+    splits: Sequence[str],
+    out: str | Path,
+    conditions: Iterable[str] = CONDITIONS,
+    *,
+    seed: int | None = None,
+    progress: bool = False,
+) -> None:
+    """Scores splits and stores what the tables need: `<split>.csv` and `evaluation.json`.
+
+    Args:
+        detector: The detector.
+        samples: Labelled pictures of all splits.
+        splits: Which of them to score.
+        out: Folder of the scores; made if there is none.
+        conditions: See `score`.
+        seed: Seed of the training, where it is known.
+        progress: See `Detector.stream`.
+
+    Raises:
+        ValueError: A split holds no pictures.
+    """
+    chosen = {split: take_split(list(samples), split) for split in splits}
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, part in chosen.items():
+        write_scores(score(detector, part, conditions, progress=progress), folder / f"{split}.csv")
+    trained = take_split(list(samples), "train") if any(s.split == "train" for s in samples) else []
+    facts = {
+        "detector": detector.name,
+        "seed": seed,
+        "weights_sha256": detector.weights_sha256,
+        "calibration": detector.calibration.to_dict(),
+        "preprocess": detector.preprocess.to_dict(),
+        "dtype": str(detector.dtype).removeprefix("torch."),
+        "splits": list(splits),
+        "train_lines": sorted({sample.line for sample in trained}),
+    }
+    (folder / "evaluation.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+def read_evaluation(folder: str | Path) -> tuple[dict[str, Any], list[Score]]:
+    """What `evaluate` stored: the facts of `evaluation.json`, and the scores of all splits under its calibration."""
+    folder = Path(folder)
+    facts: dict[str, Any] = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    calibration = Calibration.from_dict(facts["calibration"])
+    return facts, [score for split in facts["splits"] for score in read_scores(folder / f"{split}.csv", calibration)]
