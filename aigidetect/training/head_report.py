@@ -33,8 +33,8 @@ SHARES = (0.1, 0.3, 1.0)
 
 def compare(
     caches: Sequence[FeatureCache], samples: Sequence[Sequence[Sample]], val: FeatureCache, val_samples: Sequence[Sample]
-) -> list[dict[str, Any]]:
-    """One row for each head.
+) -> dict[str, Any]:
+    """What `head_tables.head_section` shows.
 
     Args:
         caches: Caches of train.
@@ -43,26 +43,44 @@ def compare(
         val_samples: Its pictures.
 
     Returns:
-        Dictionaries: what, blocks, config, pictures, views, and for val and across the triples (value, low, high) of
-        balanced accuracy at a logit of 0 and AUROC, over groups.
+        `val` and `across`: numbers of pictures in words; `plain`: the blocks of the default; `rows`: one for each head, with
+        what it varies, blocks, config, pictures, views, and for `val` and `across` the triples (value, low, high) of
+        balanced accuracy at a logit of 0 and AUROC.
     """
     rows = []
     for what, config, share, views in _plan(caches[0].complete):
-        features, labels, shown = pooled(caches, samples, config.blocks, views=views)
-        chosen = _subset(shown, share)
-        weights = sample_weights([shown[i] for i in chosen], config.balance, config.aligned)
-        head = fit_head(features[chosen], labels[chosen], weights, config)
-        with torch.inference_mode():
-            logits = [head(flat(val.features[[i]][:, :, val.columns(config.blocks)])) for i in _headline(val)]
-        row: dict[str, Any] = {"what": what, "blocks": list(config.blocks), "config": named(config)}
-        row |= {"pictures": len({shown[i].path for i in chosen}), "views": views}
-        row["val"] = _figures([np.array(x[:, 0]) for x in logits], val_samples)
+        row: dict[str, Any] = {"what": what, "blocks": list(config.blocks), "config": named(config), "views": views}
+        row |= _measure(config, share, views, caches, samples, val, val_samples)
         if share == 1.0 and what != "seed":
             block = caches[0].features[:views, :, caches[0].columns(config.blocks)]
             row["across"] = _figures(list(out_of_fold(block, samples[0], config)), samples[0])
         log.info("%s", row)
         rows.append(row)
-    return rows
+    plain = ", ".join(map(str, HeadConfig().blocks))
+    return {"val": _in_words(val_samples), "across": _in_words(samples[0]), "plain": plain, "rows": rows}
+
+
+def _measure(
+    config: HeadConfig,
+    share: float,
+    views: int,
+    caches: Sequence[FeatureCache],
+    samples: Sequence[Sequence[Sample]],
+    val: FeatureCache,
+    val_samples: Sequence[Sample],
+) -> dict[str, Any]:
+    features, labels, shown = pooled(caches, samples, config.blocks, views=views)
+    chosen = _subset(shown, share)
+    kept = [shown[i] for i in chosen]
+    head = fit_head(features[chosen], labels[chosen], sample_weights(kept, config.balance, config.aligned), config)
+    with torch.inference_mode():
+        logits = [head(flat(val.features[[i]][:, :, val.columns(config.blocks)])) for i in _headline(val)]
+    return {"pictures": len({s.path for s in kept}), "val": _figures([x[:, 0].numpy() for x in logits], val_samples)}
+
+
+def _in_words(samples: Sequence[Sample]) -> str:
+    ai = sum(sample.label for sample in samples)
+    return f"{len(samples) - ai} real and {ai} AI-generated pictures"
 
 
 def _plan(views: int) -> list[tuple[str, HeadConfig, float, int]]:

@@ -12,6 +12,7 @@ from .ablation import ablation_section
 from .augment import CONDITIONS
 from .calibrate import wilson
 from .evaluate import Score, headline, subsets, summarise, swap_gap
+from .head_tables import head_section
 from .score_folders import read_evaluation
 
 _PARTS = ("val", "test_seen", "test_unseen", "test_unseen strict", "test_unseen photo-like")
@@ -39,24 +40,28 @@ NLL the cross entropy in nats, of which guessing has 0.693; both classes weigh t
 """
 
 
-def results_page(folders: Sequence[Path], ablation: Sequence[Path] = (), *, draws: int = 200) -> str:
+def results_page(
+    folders: Sequence[Path], ablation: Sequence[Path] = (), *, heads: Path | None = None, draws: int = 200
+) -> str:
     """The whole page.
 
     Args:
         folders: Folders written by `evaluate`: `<split>.csv` files and `evaluation.json`.
         ablation: Folders of the section "Ablation"; see `ablation_section`.
+        heads: File of the section on heads; see `head_section`.
         draws: Bootstrap samples.
     """
     pages = [_INTRODUCTION, "## Headline\n", headline_table(folders, draws=draws, parts=_PARTS)]
     if ablation:
         pages.append(ablation_section(ablation, draws=draws))
+    if heads:
+        pages.append(head_section(heads))
     for folder in folders:
         facts, scores = read_evaluation(folder)
         rows = summarise(scores, frozenset(facts["train_lines"]), draws=draws)
         preprocess = json.dumps({k: v for k, v in facts["preprocess"].items() if k not in ("mean", "std")})
-        pages.append(
-            f"## {facts['detector']}\n\nWeights sha256 `{facts['weights_sha256']}`, preprocessing `{preprocess}`.\n"
-        )
+        how = f"preprocessing `{preprocess}`, computed in {facts.get('dtype', 'float32')}"
+        pages.append(f"## {facts['detector']}\n\nWeights sha256 `{facts['weights_sha256']}`, {how}.\n")
         pages += [_part_table(part, rows) for part in _PARTS if any(row["part"] == part for row in rows)]
         pages.append(_verdict_table(facts, scores))
         pages.append(_source_table(scores))

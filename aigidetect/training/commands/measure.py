@@ -49,6 +49,7 @@ def add(commands: Commands) -> None:
     results.add_argument("scores", nargs="+", type=Path, help="folders that evaluate wrote")
     results.add_argument("--out", type=Path, default=None, help="Markdown file; default: stdout")
     results.add_argument("--ablation", nargs="+", default=[], type=Path, help="folders of variants and seeds")
+    results.add_argument("--heads", default=None, type=Path, help="file that head --report wrote")
     results.add_argument("--readme", type=Path, default=None, help="also write the headline between the marks of this file")
     results.add_argument("--manifest", type=Path, default=None, help="also store the metrics with the published detectors")
 
@@ -101,7 +102,7 @@ def _calibrate(options: argparse.Namespace) -> None:
 def _results(options: argparse.Namespace) -> None:
     from ..tables import headline_table, results_page, write_metrics, write_readme
 
-    page = results_page(options.scores, options.ablation)
+    page = results_page(options.scores, options.ablation, heads=options.heads)
     if options.manifest:
         write_metrics(options.manifest, options.scores)
     if options.readme:

@@ -1,0 +1,57 @@
+"""The comparison of heads (see `head_report`) as Markdown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+_TITLES = {
+    "blocks": "Blocks of the tower, logistic layer",
+    "penalty": "L2 penalty, blocks {plain}",
+    "hidden": "A hidden layer, blocks {plain}",
+    "seed": "Seeds of the widest hidden layer",
+    "pictures": "Number of training pictures",
+    "views": "Random views of each training picture",
+}
+_INTRODUCTION = """## Heads on the frozen tower of `vit-clip`
+
+Written from the comparison that `python -m aigidetect.training head --val` stored. `val` is the headline on {n_val};
+`across` is measured within the training pictures, on random views of {n_across}: every logit comes from a head that saw
+neither the model line nor, for real pictures, the source. Features were computed in bfloat16, accuracy is taken at a logit
+of 0, intervals are over groups. Test splits play no part.
+"""
+
+
+def head_section(path: str | Path) -> str:
+    """The section, from the file that `head --report` wrote."""
+    report = json.loads(Path(path).read_text(encoding="utf-8"))
+    pages = [_INTRODUCTION.format(n_val=report["val"], n_across=report["across"])]
+    for what, title in _TITLES.items():
+        rows = [row for row in report["rows"] if row["what"] == what]
+        if rows:
+            pages.append(f"### {title.format(plain=report['plain'])}\n\n{_table(rows)}")
+    return "\n".join(pages)
+
+
+def _table(rows: list[Mapping[str, Any]]) -> str:
+    head = (
+        "blocks",
+        "settings",
+        "pictures",
+        "views",
+        "val balanced accuracy",
+        "val AUROC",
+        "across: accuracy",
+        "across: AUROC",
+    )
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for row in rows:
+        cells = [", ".join(map(str, row["blocks"])), row["config"], str(row["pictures"]), str(row["views"])]
+        for part in ("val", "across"):
+            figures = row.get(part)
+            for name in ("balanced_accuracy", "auroc"):
+                cells.append("{:.3f} ({:.3f}-{:.3f})".format(*figures[name]) if figures else "")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
