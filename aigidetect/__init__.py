@@ -9,9 +9,10 @@
 from .calibration import Calibration, Threshold
 from .detector import Detector
 from .errors import AigidetectError, ImageError, ManifestError, UnknownDetectorError, WeightsError
-from .prediction import Failure, ImageInfo, Prediction
+from .prediction import Failure, ImageInfo, Prediction, Uncertainty
 from .preprocess import SquashCrop, Tiles
 from .registry import list_detectors, load_detector
+from .uncertainty import Draws
 
 __version__ = "0.1.0"
 
@@ -19,6 +20,7 @@ __all__ = [
     "AigidetectError",
     "Calibration",
     "Detector",
+    "Draws",
     "Failure",
     "ImageError",
     "ImageInfo",
@@ -27,6 +29,7 @@ __all__ = [
     "SquashCrop",
     "Threshold",
     "Tiles",
+    "Uncertainty",
     "UnknownDetectorError",
     "WeightsError",
     "list_detectors",

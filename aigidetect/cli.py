@@ -119,6 +119,10 @@ _COLUMNS = (
     "probability",
     "threshold",
     "fpr",
+    "probability_mean",
+    "probability_std",
+    "probability_low",
+    "probability_high",
     "format",
     "width",
     "height",
@@ -136,7 +140,8 @@ def _write_csv(records: Iterable[Prediction | Failure], out: IO[str]) -> tuple[i
 
     def write(record: Prediction | Failure) -> None:
         facts = record.to_dict()
-        row = {**facts, **facts.get("image", {})}
+        spread = {f"probability_{key}": value for key, value in (facts.get("uncertainty") or {}).items()}
+        row = {**facts, **facts.get("image", {}), **spread}
         writer.writerow({key: _printable(value) if isinstance(value, str) else value for key, value in row.items()})
 
     return _count(records, write)

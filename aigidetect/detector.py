@@ -19,6 +19,7 @@ from .images import describe_source, load_image
 from .prediction import Failure, ImageInfo, Prediction
 from .preprocess import Preprocess
 from .sources import iter_sources
+from .uncertainty import Draws
 
 OnError = Literal["record", "raise"]
 Progress = bool | Callable[[int], None]
@@ -54,6 +55,7 @@ class Detector:
         device: Torch device; `"auto"` is CUDA where available, else the CPU.
         dtype: What the network computes in. None means float32. `torch.bfloat16` and `torch.float16` mean mixed precision:
             weights stay in float32 and torch.autocast chooses the operations that are safe in the smaller type.
+        draws: How often, and with which seed, a network with random weights draws them for `Prediction.uncertainty`.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Detector:
         weights_sha256: str | None = None,
         device: str | torch.device = "auto",
         dtype: torch.dtype | None = None,
+        draws: Draws | None = None,
     ) -> None:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -78,6 +81,7 @@ class Detector:
         self.calibration = calibration
         self.name = name
         self.weights_sha256 = weights_sha256
+        self.draws = draws or Draws()
 
     def __repr__(self) -> str:
         return f"Detector({self.name!r}, device={str(self.device)!r}, dtype={self.dtype})"
@@ -198,14 +202,13 @@ class Detector:
         self, items: list[_Ready | _Broken], batch_size: int, fpr: float | None
     ) -> Iterator[tuple[Prediction | Failure, Exception | None]]:
         ready = [item for item in items if isinstance(item, _Ready)]
-        logits = iter(self.view_logits([item.views for item in ready], batch_size=batch_size))
+        rows = iter(self._view_rows([item.views for item in ready], batch_size))
         for item in items:
             if isinstance(item, _Broken):
                 yield Failure(item.source, type(item.error).__name__, str(item.error), self.name), item.error
             else:
-                yield self._prediction(item, next(logits), fpr), None
+                yield self._prediction(item, next(rows), fpr), None
 
-    @torch.inference_mode()
     def view_logits(self, views: list[Tensor], *, batch_size: int = 16) -> list[tuple[float, ...]]:
         """Raw logits of views that `preprocess` made.
 
@@ -219,26 +222,31 @@ class Detector:
         Raises:
             WeightsError: The network returned a number that is not finite.
         """
-        flat: list[float] = []
+        return [tuple(row[0] for row in rows) for rows in self._view_rows(views, batch_size)]
+
+    @torch.inference_mode()
+    def _view_rows(self, views: list[Tensor], batch_size: int) -> list[list[list[float]]]:
+        """For each picture, a row for each view: its logit, then those under draws of random weights, if it has any."""
+        flat: list[list[float]] = []
         for _, alike in itertools.groupby((view for stack in views for view in stack), key=lambda view: view.shape):
             while chunk := list(itertools.islice(alike, batch_size)):
-                flat.extend(self._forward(torch.stack(chunk)).float().flatten().tolist())
+                flat.extend(self._forward(torch.stack(chunk)).float().tolist())
         if not torch.isfinite(torch.tensor(flat)).all():
             raise WeightsError(
                 f"Detector {self.name!r} computed a logit that is not finite on {self.device} in {self.dtype}; use "
                 "dtype=torch.float32, or run `aigidetect verify` to test weights and machine."
             )
         remaining = iter(flat)
-        return [tuple(itertools.islice(remaining, len(stack))) for stack in views]
+        return [list(itertools.islice(remaining, len(stack))) for stack in views]
 
     def _forward(self, inputs: Tensor) -> Tensor:
         stored = torch.float32 if self._mixed else self.dtype
         inputs = inputs.to(self.device, stored, memory_format=torch.channels_last)
         with torch.autocast(self.device.type, self.dtype, enabled=self._mixed):
-            logits: Tensor = self.network(inputs)
-        return logits
+            return self.draws.logits(self.network, inputs)
 
-    def _prediction(self, item: _Ready, view_logits: tuple[float, ...], fpr: float | None) -> Prediction:
+    def _prediction(self, item: _Ready, rows: list[list[float]], fpr: float | None) -> Prediction:
+        view_logits = tuple(row[0] for row in rows)
         logit = self.calibration.logit(view_logits)
         probability = sigmoid(logit)
         ai_from, _, rate = self.calibration.threshold(fpr)
@@ -253,6 +261,7 @@ class Detector:
             image=item.image,
             detector=self.name,
             weights_sha256=self.weights_sha256,
+            uncertainty=self.draws.spread(self.calibration, [row[1:] for row in rows]),
         )
 
 

@@ -35,6 +35,27 @@ class ImageInfo:
 
 
 @dataclass(frozen=True)
+class Uncertainty:
+    """How much the probability of one picture varies when a network with random weights draws them again and again.
+
+    Attributes:
+        mean: Mean of the calibrated probability over the draws, in [0, 1].
+        std: Its standard deviation over the draws (`n - 1` in the denominator).
+        low: 2.5 % quantile of the draws: 95 % of them lie between `low` and `high`.
+        high: 97.5 % quantile of the draws.
+        samples: Number of draws.
+        seed: Seed of the draws. The same picture, seed and number give the same numbers.
+    """
+
+    mean: float
+    std: float
+    low: float
+    high: float
+    samples: int
+    seed: int
+
+
+@dataclass(frozen=True)
 class Prediction:
     """The score of one picture.
 
@@ -49,6 +70,7 @@ class Prediction:
         image: What decoding found and did.
         detector: Name and version, for instance `"npr-ms-ca@1"`.
         weights_sha256: Hash of the weights file, 64 hex digits; None for a detector built from a bare network.
+        uncertainty: Spread over draws of the weights; None for a network without random weights.
     """
 
     source: str
@@ -61,6 +83,7 @@ class Prediction:
     image: ImageInfo
     detector: str
     weights_sha256: str | None
+    uncertainty: Uncertainty | None = None
 
     ok: Literal[True] = True
 

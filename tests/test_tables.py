@@ -127,6 +127,14 @@ def test_a_generator_without_real_pictures_of_its_own_is_put_beside_all():
     assert list(parts) == list(GENERATORS) and all(len(part) == 40 for part in parts.values())
 
 
+def test_more_real_pictures_than_generated_ones_flatter_no_row():
+    # All called real: right for 30 of the 40 pictures beside each generator, and yet no detection at all.
+    scores = [Score(**{**vars(s), "source": s.source if s.label else "camera", "probability": 0.1}) for s in scores_of(1.0)]
+    found = {table.number: table.rows[-1] for table in report_tables({"x": scores}, numbers=[5, 7, 8])}
+    assert found[5]["avg_acc_pct"] == found[7]["overall_acc_pct"] == found[8]["acc_pct"] == "50.00"
+    assert found[7]["ap_pct"] == "50.00" and found[8]["samples"] == "40"
+
+
 def test_a_condition_that_was_not_measured_is_refused():
     with pytest.raises(ValueError, match="--conditions q96"):
         report_tables({"ours@1": scores_of(1.0)}, "q96")

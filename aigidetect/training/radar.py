@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,12 @@ import numpy as np
 from .evaluate import Score
 from .report_tables import by_generator, figures, mean_figures, report_table
 
-_METRICS = {"overall_acc_pct": "accuracy", "ap_pct": "ap", "real_acc_pct": "real_accuracy", "fake_acc_pct": "ai_accuracy"}
+_METRICS = {
+    "overall_acc_pct": "balanced_accuracy",
+    "ap_pct": "ap",
+    "real_acc_pct": "real_accuracy",
+    "fake_acc_pct": "ai_accuracy",
+}
 Panel = tuple[str, list[str], dict[str, list[float]]]
 
 
@@ -28,7 +34,10 @@ def panels(evaluations: Mapping[str, Sequence[Score]]) -> list[Panel]:
     final = next(row for row in report_table(7).rows if row["version"] == "final")
     metrics = {"report, final": [float(final[column]) for column in _METRICS]}
     generators = {row["generator"]: float(row["acc_pct"]) for row in report_table(8).rows}
-    each = {name: {g: figures(part)["accuracy"] for g, part in by_generator(s).items()} for name, s in evaluations.items()}
+    each = {
+        name: {g: figures(part)["balanced_accuracy"] for g, part in by_generator(s).items()}
+        for name, s in evaluations.items()
+    }
     axes = sorted({generator for found in each.values() for generator in found})
     accuracy = {"report, final": [generators[axis] for axis in axes]} if set(axes) <= set(generators) else {}
     for name, scores in evaluations.items():
@@ -40,7 +49,7 @@ def panels(evaluations: Mapping[str, Sequence[Score]]) -> list[Panel]:
 
 
 def draw_radar(evaluations: Mapping[str, Sequence[Score]], path: str | Path) -> None:
-    """Writes the chart as PNG; the panel of generators is left out where there are fewer than three.
+    """Writes the chart as PNG; the panel of generators is left out if there are fewer than 3 or more than 24.
 
     Args:
         evaluations: See `panels`.
@@ -53,20 +62,26 @@ def draw_radar(evaluations: Mapping[str, Sequence[Score]], path: str | Path) -> 
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ModuleNotFoundError("The radar chart needs matplotlib: pip install 'aigidetect[plots]'.") from error
-    # With one or two axes a polygon is a line.
-    shown = [panel for panel in panels(evaluations) if len(panel[1]) >= 3]
+    # With one or two axes a polygon is a line, and with many their names cover each other.
+    shown = []
+    for panel in panels(evaluations):
+        if 3 <= len(panel[1]) <= 24:
+            shown.append(panel)
+        else:
+            logging.warning("The chart leaves out %r: %d axes, and only 3 to 24 can be read.", panel[0], len(panel[1]))
     figure = Figure(figsize=(7 * len(shown), 6.5), layout="constrained")
     for index, panel in enumerate(shown, start=1):
-        _draw(figure.add_subplot(1, len(shown), index, projection="polar"), panel)
+        _draw(figure.add_subplot(1, len(shown), index, projection="polar"), panel, list(shown[0][2]))
     figure.savefig(path, format="png", dpi=110)
 
 
-def _draw(axes: Any, panel: Panel) -> None:
+def _draw(axes: Any, panel: Panel, labels: Sequence[str]) -> None:
     title, names, polygons = panel
     angles = 2 * np.pi * np.arange(len(names) + 1) / len(names)
     for label, values in polygons.items():
         style = "--" if label.startswith("report") else "-"
-        axes.plot(angles, [*values, values[0]], style, label=label)
+        # A detector keeps its colour in both panels.
+        axes.plot(angles, [*values, values[0]], style, color=f"C{labels.index(label)}", label=label)
     axes.set_xticks(angles[:-1], names)
     axes.set_ylim(0, 100)
     axes.set_title(title)

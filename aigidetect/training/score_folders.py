@@ -39,8 +39,7 @@ def evaluate(
         ValueError: A split holds no pictures.
     """
     chosen = {split: take_split(list(samples), split) for split in splits}
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder := Path(out)).mkdir(parents=True, exist_ok=True)
     for split, part in chosen.items():
         write_scores(score(detector, part, conditions, progress=progress), folder / f"{split}.csv")
     trained = take_split(list(samples), "train") if any(s.split == "train" for s in samples) else []
