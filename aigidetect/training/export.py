@@ -38,7 +38,7 @@ def run_detector(
     device: str = "auto",
     dtype: torch.dtype | None = None,
 ) -> Detector:
-    """A Detector of a run's averaged weights as they will be stored, in half precision.
+    """A Detector of a run's averaged weights as they will be stored, in half precision, under the sha256 of the run's file.
 
     Args:
         run: Folder of a finished run.
@@ -50,8 +50,19 @@ def run_detector(
     Raises:
         FileNotFoundError: The run is not finished.
     """
-    name = read_recipe(run).name
-    return Detector(run_network(run), preprocess, calibration or Calibration(), name=name, device=device, dtype=dtype)
+    return Detector(
+        run_network(run),
+        preprocess,
+        calibration or Calibration(),
+        name=read_recipe(run).name,
+        weights_sha256=_run_sha256(run),
+        device=device,
+        dtype=dtype,
+    )
+
+
+def _run_sha256(run: str | Path) -> str:
+    return hashlib.sha256((Path(run) / "model.safetensors").read_bytes()).hexdigest()
 
 
 def run_network(run: str | Path) -> nn.Module:
@@ -122,7 +133,10 @@ def export(
     content = save(state, metadata={"detector": f"{name}@{version}", "recipe": recipe.to_json()})
     file = f"{name}-{version}.safetensors"
     (folder / file).write_bytes(content)
-    entry = _entry(recipe, run_detector(run, preprocess, calibration, device="cpu"), file, content, provenance) | shared
+    detector = run_detector(run, preprocess, calibration, device="cpu")
+    # Figures of the run are figures of the entry: it has the same values.
+    provenance = {**provenance, "run_sha256": detector.weights_sha256}
+    entry = _entry(recipe, detector, file, content, provenance) | shared
     book["detectors"][f"{name}@{version}"] = entry
     book["detectors"] = dict(sorted(book["detectors"].items()))
     Path(manifest).write_text(json.dumps(book, indent=1) + "\n", encoding="utf-8")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,15 +116,26 @@ def write_metrics(manifest: Path, folders: Sequence[Path], *, draws: int = 200) 
     book = json.loads(manifest.read_text(encoding="utf-8"))
     for folder in folders:
         facts, scores = read_evaluation(folder)
-        entry = book["detectors"].get(facts["detector"])
-        if not entry or (entry["weights"] or {}).get("sha256") != facts["weights_sha256"]:
+        entry = _entry_of(facts, book["detectors"])
+        if entry is None:
             continue
         metrics: dict[str, dict[str, Any]] = {}
         for row in summarise(scores, frozenset(facts["train_lines"]), draws=draws):
             figures = {name: [round(value, 4) for value in row[name]] for name in ("balanced_accuracy", "auroc")}
             metrics.setdefault(row["part"], {})[row["condition"]] = {"n_real": row["n_real"], "n_ai": row["n_ai"], **figures}
-        entry["provenance"]["metrics"] = metrics
+        # Not all splits need be in one folder.
+        entry["provenance"]["metrics"] = {**entry["provenance"].get("metrics", {}), **metrics}
     manifest.write_text(json.dumps(book, indent=1) + "\n", encoding="utf-8")
+
+
+def _entry_of(facts: Mapping[str, Any], entries: Mapping[str, dict[str, Any]]) -> dict[str, Any] | None:
+    """The published entry whose weights and calibration were measured, be it as the run that it was exported from."""
+    for entry in entries.values():
+        if entry["weights"] and entry["calibration"] == facts["calibration"]:
+            known = {entry["weights"]["sha256"], entry["provenance"].get("run_sha256")} - {None}
+            if facts["weights_sha256"] in known:
+                return entry
+    return None
 
 
 def _part_table(part: str, rows: Sequence[dict[str, Any]]) -> str:

@@ -104,7 +104,7 @@ def _results(options: argparse.Namespace) -> None:
 
     page = results_page(options.scores, options.ablation, heads=options.heads)
     if options.manifest:
-        write_metrics(options.manifest, options.scores)
+        write_metrics(options.manifest, [*options.scores, *options.ablation])
     if options.readme:
         write_readme(options.readme, headline_table(options.scores))
     if options.out:
