@@ -10,7 +10,7 @@ from .calibration import Calibration, Threshold
 from .detector import Detector
 from .errors import AigidetectError, ImageError, ManifestError, UnknownDetectorError, WeightsError
 from .prediction import Failure, ImageInfo, Prediction, Uncertainty
-from .preprocess import SquashCrop, Tiles
+from .preprocess import SquashCrop, Tiles, Whole
 from .registry import list_detectors, load_detector
 from .uncertainty import Draws
 
@@ -32,6 +32,7 @@ __all__ = [
     "Uncertainty",
     "UnknownDetectorError",
     "WeightsError",
+    "Whole",
     "list_detectors",
     "load_detector",
 ]

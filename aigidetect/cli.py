@@ -192,7 +192,8 @@ def _summary(entry: Any) -> str:
     if entry.weights is None:
         return f"no published weights: {entry.note}"
     place = "in this package" if entry.weights.file else f"on the Hub: {entry.weights.repo_id}"
-    return f"{entry.weights.bytes / 1e6:.1f} MB, {place}"
+    size = entry.weights.bytes + (entry.backbone.bytes if entry.backbone else 0)
+    return f"{size / 1e6:.1f} MB, {place}"
 
 
 def _fetch(options: argparse.Namespace) -> int:

@@ -1,8 +1,9 @@
 """Pixels -> views: the (T, 3, S, S) float32 stack that a network sees. Belongs to the weights.
 
-Two kinds, which a manifest entry names by `kind`:
+Three kinds, which a manifest entry names by `kind`:
 
     tiles        native pixels, cut into squares; nothing is ever resampled
+    whole        the whole picture at its native size, for networks that take any; one view (1, 3, H, W)
     squash-crop  the report's: squashed to 256x256, centre 224
 """
 
@@ -28,7 +29,7 @@ class Preprocess(Protocol):
     """What a Detector needs of a preprocessing."""
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """(3, H, W) uint8 -> (T, 3, S, S) float32, T >= 1."""
+        """(3, H, W) uint8 -> (T, 3, S, S) float32, T >= 1; of `Whole`, (1, 3, H, W)."""
         ...
 
     def to_dict(self) -> dict[str, Any]:
@@ -146,6 +147,45 @@ def _texture(tile: Tensor) -> float:
 
 
 @dataclass(frozen=True)
+class Whole:
+    """The whole picture at its native size: one view (1, 3, H, W), for networks that take any size.
+
+    A picture with a side shorter than `min_size` is mirrored there at both edges, evenly, the odd pixel at the right or
+    lower one; edge pixels are not repeated. Views of different sizes do not go through the network together, and a view
+    takes 12 bytes for each pixel.
+
+    Attributes:
+        min_size: Least number of rows and columns.
+        mean: Normalisation, see `normalise`. The default leaves [0, 1], for networks that normalise by themselves.
+        std: Normalisation, see `normalise`.
+    """
+
+    kind: ClassVar[str] = "whole"
+    min_size: int = 224
+    mean: RGB = (0.0, 0.0, 0.0)
+    std: RGB = (1.0, 1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        if self.min_size < 1:
+            raise ValueError(f"Expected min_size >= 1, but got {self.min_size}.")
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        for dimension in (-2, -1):
+            if (n := pixels.shape[dimension]) < self.min_size:
+                pixels = pixels.index_select(dimension, _reflection_index(n, self.min_size, pixels.device))
+        return normalise(pixels[None], self.mean, self.std)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"kind": self.kind, **dataclasses.asdict(self)}
+
+
+def _reflection_index(n: int, size: int, device: torch.device) -> Tensor:
+    period = max(1, 2 * n - 2)
+    position = (torch.arange(size, device=device) - (size - n) // 2) % period
+    return torch.minimum(position, period - position) if n > 1 else position
+
+
+@dataclass(frozen=True)
 class SquashCrop:
     """The report's preprocessing: squashed to a square with an antialiased bilinear filter, then the centre.
 
@@ -180,7 +220,11 @@ class SquashCrop:
         return {"kind": self.kind, **dataclasses.asdict(self)}
 
 
-_KINDS: dict[str, type[Tiles] | type[SquashCrop]] = {"tiles": Tiles, "squash-crop": SquashCrop}
+_KINDS: dict[str, type[Tiles] | type[Whole] | type[SquashCrop]] = {
+    "tiles": Tiles,
+    "whole": Whole,
+    "squash-crop": SquashCrop,
+}
 
 
 def from_dict(facts: Mapping[str, Any]) -> Preprocess:

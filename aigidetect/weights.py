@@ -91,7 +91,7 @@ def load_state_dict(
     except Exception as error:  # the parser's own errors and, for odd headers, KeyError, ValueError and more
         raise WeightsMismatch(
             f"{found.path} is not an intact safetensors file ({type(error).__name__}: {error}). A pickled checkpoint "
-            "(.pth, .pt, .bin, .ckpt) must first be converted with `aigidetect convert`."
+            "(.pth, .pt, .bin, .ckpt) must first become safetensors; aigidetect.convert renames the tensors of known ones."
         ) from error
     if entry.backbone is not None:
         shared, _ = load_state_dict(_backbone(entry), local_files_only=local_files_only, cache_dir=cache_dir)

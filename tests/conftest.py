@@ -13,6 +13,17 @@ from aigidetect import Calibration, Detector, Threshold, Tiles
 POINTS = (Threshold(0.01, 0.9, 0.05, 100, 100, 0.0, 0.03), Threshold(0.05, 0.7, 0.2, 100, 100, 0.02, 0.09))
 
 
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--slow"):
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="slow; run with --slow"))
+
+
 def array(h=70, w=90, seed=0):
     """(H, W, 3) uint8 with low and high frequencies, another one for every seed."""
     rng = np.random.default_rng(seed)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "aigidetect"
 ORDER = [
-    "errors", "prediction", "calibration", "jpeg", "images", "sources", "preprocess", "state", "layers", "models", "json_fields", "manifest",
-    "weights", "convert", "explain", "uncertainty", "detector", "registry", "__init__", "training", "cli", "__main__",
+    "errors", "prediction", "calibration", "jpeg", "images", "sources", "preprocess", "state", "layers", "models",
+    "json_fields", "manifest", "weights", "convert", "convert_spai", "convert_transformers", "explain", "uncertainty",
+    "detector", "registry", "__init__", "training", "cli", "__main__",
 ]  # fmt: skip
 
 

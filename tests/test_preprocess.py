@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from aigidetect.preprocess import SquashCrop, Tiles, from_dict, normalise, pad_to
+from aigidetect.preprocess import SquashCrop, Tiles, Whole, from_dict, normalise, pad_to
 
 
 def picture(h, w, seed=0):
@@ -69,7 +69,24 @@ def test_squash_crop_is_the_reports_preprocessing():
     assert torch.equal(SquashCrop()(pixels), normalise(expected)[None])
 
 
-@pytest.mark.parametrize("preprocess", [Tiles(size=96, max_tiles=4, choose="texture"), SquashCrop(resize=64, crop=32)])
+@pytest.mark.parametrize("shape", [(16, 16), (40, 21), (17, 300)])
+def test_a_whole_picture_is_its_own_pixels_between_0_and_1(shape):
+    pixels = picture(*shape)
+    assert torch.equal(Whole(min_size=16)(pixels), pixels[None].float() / 255)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (2, 16), (5, 40), (11, 3), (15, 16)])
+def test_a_small_whole_picture_is_mirrored_evenly_at_both_edges(shape):
+    pixels = picture(*shape)
+    missing = [max(0, 16 - n) for n in shape]
+    widths = [(0, 0), *((m // 2, m - m // 2) for m in missing)]
+    expected = np.pad(pixels.numpy(), widths, mode="reflect")
+    assert torch.equal(Whole(min_size=16)(pixels)[0], torch.from_numpy(expected).float() / 255)
+
+
+@pytest.mark.parametrize(
+    "preprocess", [Tiles(size=96, max_tiles=4, choose="texture"), Whole(min_size=64), SquashCrop(resize=64, crop=32)]
+)
 def test_facts_make_an_equal_preprocessing(preprocess):
     facts = {key: list(value) if isinstance(value, tuple) else value for key, value in preprocess.to_dict().items()}
     assert from_dict(facts) == preprocess
@@ -78,12 +95,13 @@ def test_facts_make_an_equal_preprocessing(preprocess):
 @pytest.mark.parametrize(
     ("facts", "message"),
     [
-        ({"kind": "zoom"}, "tiles, squash-crop"),
+        ({"kind": "zoom"}, "tiles, whole, squash-crop"),
         ({"kind": "tiles", "sise": 3}, "sise"),
         ({"kind": "tiles", "size": 2}, "size >= 4"),
         ({"kind": "tiles", "choose": "best"}, "texture"),
+        ({"kind": "whole", "min_size": 0}, "min_size >= 1"),
         ({"kind": "squash-crop", "crop": 300}, "crop <= resize"),
-        ({}, "tiles, squash-crop"),
+        ({}, "tiles, whole, squash-crop"),
     ],
 )
 def test_broken_facts_are_refused_with_what_would_work(facts, message):

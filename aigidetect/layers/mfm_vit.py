@@ -108,8 +108,8 @@ class MFMViT(nn.Module):
         side = self.image_size
         if x.shape[1:] != (3, side, side):
             raise ValueError(
-                f"Expected pictures of shape (N, 3, {side}, {side}), but found {tuple(x.shape)}; crop them to {side} x {side} "
-                "pixels: the position embedding has no other size."
+                f"Expected pictures of shape (N, 3, {side}, {side}), but found {tuple(x.shape)}; crop them to {side} x "
+                f"{side} pixels: the position embedding has no other size."
             )
         patches = self.patch(x).flatten(2).transpose(1, 2)  # (N, L, D)
         tokens = torch.cat((self.class_token.expand(len(x), -1, -1), patches), dim=1) + self.positions

@@ -7,8 +7,8 @@ References:
     | Any-Resolution AI-Generated Image Detection by Spectral Learning (Karageorgiou et al., CVPR 2025)
     | https://arxiv.org/abs/2411.19417
 
-A transformer that was trained to restore missing frequencies of photographs gives similar features with and without them, for
-photographs. For generated pictures the similarity is another one.
+A transformer that was trained to restore missing frequencies of photographs gives similar features with and without them,
+for photographs. For generated pictures the similarity is another one.
 """
 
 from __future__ import annotations

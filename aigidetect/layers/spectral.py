@@ -9,12 +9,12 @@ References:
     | Masked Frequency Modeling for Self-Supervised Visual Pre-Training (Xie et al., ICLR 2023)
     | https://arxiv.org/abs/2206.07706
 
-Masks are in the order of `torch.fft.fftshift`: frequency 0 has the index S / 2 on both axes. MFM's disc is centred there. SPAI's
-is centred between the indices S / 2 - 1 and S / 2, half a bin off, so that a filtered picture gets an imaginary part, which is
-dropped. A detector trained with one disc loses accuracy under the other.
+Masks are in the order of `torch.fft.fftshift`: frequency 0 has the index S / 2 on both axes. MFM's disc is centred there.
+SPAI's is centred between the indices S / 2 - 1 and S / 2, half a bin off, so that a filtered picture gets an imaginary part,
+which is dropped. The same weights give other logits under the other disc.
 
-Deviation: the original transforms the whole spectrum, twice. Dropping the imaginary part equals filtering with the mean of the
-mask and its point reflection, which real transforms of half the spectrum can do; and what is not low is high.
+Deviation: the original transforms the whole spectrum, twice. Dropping the imaginary part equals filtering with the mean of
+the mask and its reflection at frequency 0, which real transforms of half the spectrum can do; and what is not low is high.
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ def half_plane(mask: Tensor) -> Tensor:
     Returns:
         (S, S / 2 + 1) float of the same type.
     """
-    return torch.fft.ifftshift(symmetric(mask))[:, : len(mask) // 2 + 1].contiguous()
+    first: Tensor = torch.fft.ifftshift(symmetric(mask))
+    return first[:, : len(mask) // 2 + 1].contiguous()
 
 
 def spectral_filter(x: Tensor, factors: Tensor) -> Tensor:
@@ -103,7 +104,8 @@ def spectral_filter(x: Tensor, factors: Tensor) -> Tensor:
         Tensor of the shape and type of `x`; the transforms run in float32 at least.
     """
     spectrum = torch.fft.rfft2(x.to(torch.promote_types(x.dtype, torch.float32)))
-    return torch.fft.irfft2(spectrum * factors, s=x.shape[-2:]).to(x.dtype)
+    filtered: Tensor = torch.fft.irfft2(spectrum * factors, s=x.shape[-2:])
+    return filtered.to(x.dtype)
 
 
 class FrequencySplit(nn.Module):

@@ -9,10 +9,10 @@ References:
     | Masked Frequency Modeling for Self-Supervised Visual Pre-Training (Xie et al., ICLR 2023)
     | https://arxiv.org/abs/2206.07706
 
-Deviations: parts of the original that its forward pass never reaches do not exist, and neither does the frequency mask in the
-state dict, being a constant. Crops of a picture that coincide are computed once. In training, too, a picture with few patches
-is seen as five crops; the original's joined training views are pictures of `224 V` columns here, with `minimum_patches = 1` for
-V < 4. Attention and head run in float32 under autocast.
+Deviations: parts of the original that its forward pass never reaches do not exist, and the frequency mask, being a constant,
+is not in the state dict. Crops of a picture that coincide are computed once. In training, too, a picture with few patches is
+seen as five crops; V joined training views are a picture of 224 x (224 V) pixels, as in the original, but for V < 4 that
+needs `minimum_patches = 1`. Attention and head run in float32 under autocast.
 """
 
 from __future__ import annotations

@@ -29,6 +29,9 @@ GOLDEN_TOLERANCE = 2e-3
 # network, where rounding moves its logits most, and cost next to nothing.
 HALF_FROM = 40_000
 
+# What several detectors can have in common: the tower of `clip_vit`, the backbone of the other transformers.
+_SHARED = ("tower.", "backbone.")
+
 
 def run_detector(
     run: str | Path,
@@ -112,8 +115,8 @@ def export(
         preprocess: Preprocessing the weights were calibrated with.
         calibration: See `aigidetect.training.calibrate`.
         provenance: Facts for the entry: licence, data, metrics, ...
-        backbone: Name such as `"clip-vit-b16-9-1"` of a second file for the frozen tower, `tower.*`, which several
-            detectors can share: it has the same bytes for the same tower.
+        backbone: Name such as `"clip-vit-b16-9-1"` of a second file for the frozen tower, `tower.*`, or backbone,
+            `backbone.*`, which several detectors can share: it has the same bytes for the same tower.
 
     Returns:
         The entry.
@@ -128,7 +131,7 @@ def export(
         raise ValueError(f"{name}@{version} is already in {manifest}; published entries never change, raise the version.")
     state, folder, shared = _stored(run), Path(weights_folder), {}
     if backbone is not None:
-        frozen = {k: state.pop(k) for k in list(state) if k.startswith("tower.") and ".low_rank_" not in k}
+        frozen = {k: state.pop(k) for k in list(state) if k.startswith(_SHARED) and ".low_rank_" not in k}
         shared = {"backbone": _write_backbone(frozen, folder / f"{backbone}.safetensors")}
     content = save(state, metadata={"detector": f"{name}@{version}", "recipe": recipe.to_json()})
     file = f"{name}-{version}.safetensors"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from .backbone import give_backbone
 from .batches import Batches
 from .datasets import Sample, load_pixels
 from .distributed import Processes
@@ -25,6 +26,7 @@ def fit(
     samples: list[Sample],
     out: str | Path,
     *,
+    backbone: str | Path | None = None,
     device: str = "cpu",
     max_steps: int | None = None,
     save_every: int = 200,
@@ -42,6 +44,7 @@ def fit(
         recipe: What to train.
         samples: Training samples of both classes.
         out: Folder of the run; one that holds a state of the same recipe is continued.
+        backbone: Safetensors file with weights that the network's backbone begins with, see `give_backbone`.
         device: Torch device.
         max_steps: Stop (resumably) after so many steps of this call.
         save_every: Steps between two states.
@@ -53,7 +56,8 @@ def fit(
         Path of the state or, if the run is complete, of the model.
 
     Raises:
-        ValueError: See `Run` and `Run.restore`; or the processes, or their hosts' data, do not fit each other.
+        ValueError: See `Run`, `Run.restore` and `give_backbone`; or the processes, or their hosts' data, do not fit.
+        WeightsMismatch: See `give_backbone`.
         ModuleNotFoundError: See `Progress`.
     """
     if save_every < 1 or log_every < 1:
@@ -61,7 +65,7 @@ def fit(
     out, processes = Path(out), Processes.from_environment()
     with processes.joined(torch.device(device)) as own:
         run = Run(recipe, own, compiled, processes)
-        batches = _begin(run, samples, out)
+        batches = _begin(run, samples, out, backbone)
         stop = recipe.steps if max_steps is None else min(recipe.steps, run.step + max_steps)
         with contextlib.ExitStack() as stack:
             progress = None
@@ -72,11 +76,12 @@ def fit(
         return _end(run, out)
 
 
-def _begin(run: Run, samples: list[Sample], out: Path) -> Batches:
-    """Reads the state, if there is one, and the pictures; the main process describes the run in its folder."""
+def _begin(run: Run, samples: list[Sample], out: Path, backbone: str | Path | None) -> Batches:
+    """Reads the state or the backbone, if any, and the pictures; the main process describes the run in its folder."""
     processes, state = run.processes, out / "state.safetensors"
     if state.exists():
         run.restore(state)
+    give_backbone(run, backbone, out)
     samples, pixels, failures = load_pixels(samples)
     run.pictures = len(samples)
     order = zlib.crc32("\n".join(f"{s.path.name} {s.label} {s.source}" for s in samples).encode())

@@ -7,10 +7,10 @@ References:
     | Masked Frequency Modeling for Self-Supervised Visual Pre-Training (Xie et al., ICLR 2023)
     | https://arxiv.org/abs/2206.07706
 
-Either the low or the high frequencies of a picture are removed, and the network restores the picture. The paper pre-trains on
-ImageNet-1k: 300 epochs, the first 20 of them warm-up, AdamW with betas 0.9 and 0.95 and weight decay 0.05, learning rate 3e-4
-times batch size / 512, gradients clipped to the norm 3, views of 224 pixels cut out of 20 to 100 % of the picture's area, half
-of them mirrored.
+Either the low or the high frequencies of a picture are removed, and the network restores the picture. The authors pre-train
+on ImageNet-1k: 300 epochs, the first 20 of them warm-up, AdamW with betas 0.9 and 0.95 and weight decay 0.05, learning rate
+3e-4 times batch size / 512, gradients clipped to the norm 3, views of 224 pixels cut out of 20 to 100 % of the picture's
+area, half of them mirrored.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def corrupt(x: Tensor, masks: Tensor) -> Tensor:
 
 
 def spectral_distance(prediction: Tensor, target: Tensor) -> Tensor:
-    """Distance of two pictures in every frequency, `|F(prediction) - F(target)|` with the orthonormal F (equation 5).
+    """Distance of two pictures in every frequency, `|F(prediction) - F(target)|` with the orthonormal F (gamma = 1).
 
     Args:
         prediction: (N, 3, S, S).
@@ -73,7 +73,8 @@ def spectral_distance(prediction: Tensor, target: Tensor) -> Tensor:
     """
     spectrum = torch.fft.fft2(prediction.float() - target.float(), norm="ortho")
     distance = torch.sqrt(spectrum.real.square() + spectrum.imag.square() + _FLOOR)
-    return torch.fft.fftshift(distance, dim=(-2, -1))
+    shifted: Tensor = torch.fft.fftshift(distance, dim=(-2, -1))
+    return shifted
 
 
 def mfm_loss(prediction: Tensor, target: Tensor, masks: Tensor, *, reduction: Reduction = "masked") -> Tensor:
@@ -126,7 +127,7 @@ class MaskedFrequencyModel(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """What the decoder reads: (N, 3, S, S) -> (N, D, S / patch, S / patch)."""
-        tokens = self.norm(self.encoder(x))[:, 1:]
+        tokens: Tensor = self.norm(self.encoder(x))[:, 1:]  # (N, L, D)
         return tokens.mT.reshape(len(x), -1, self.side, self.side)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from ..models import load_architecture
 from ..preprocess import normalise
+from ..state import load_into
 from .distributed import Processes
 from .losses import elbo, paired_consistency, smoothed_bce
 from .recipe import Recipe
@@ -56,6 +58,8 @@ class Run:
                 f"The loss 'elbo' needs a network with a method kl_divergence, which {recipe.architecture!r} with config "
                 f"{recipe.config} lacks; use the loss 'bce', or a network with random weights."
             )
+        if recipe.frozen_backbone:
+            backbone_of(network).requires_grad_(False)
         network = network.to(device).to(memory_format=torch.channels_last)
         self.network = self.processes.synchronise_batch_norm(network, device)
         self._replica = self.processes.replicate(self.network, device)
@@ -65,9 +69,24 @@ class Run:
         self.optimiser = self._make_optimiser()
         self._scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
 
+    def take_backbone(self, state: Mapping[str, Tensor]) -> None:
+        """Replaces the initial weights of the network's backbone, before the first step.
+
+        Args:
+            state: State dict of the network, or of its backbone alone under `backbone.*`; the rest is not used.
+
+        Raises:
+            ValueError: The network has no backbone.
+            WeightsMismatch: The tensors do not fit it.
+        """
+        tensors = _strip(dict(state), "backbone.")
+        load_into(backbone_of(self.network), tensors, origin="the given backbone")
+        self.average = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+
     def _make_optimiser(self) -> torch.optim.Optimizer:
-        decayed = [p for p in self.network.parameters() if p.ndim > 1]
-        plain = [p for p in self.network.parameters() if p.ndim <= 1]
+        trained = [p for p in self.network.parameters() if p.requires_grad]
+        decayed = [p for p in trained if p.ndim > 1]
+        plain = [p for p in trained if p.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": self.recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
         return _OPTIMISERS[self.recipe.optimiser](groups, lr=self.recipe.learning_rate)  # type: ignore[call-arg]
 
@@ -83,6 +102,9 @@ class Run:
         """
         recipe = self.recipe
         self.network.train()
+        if recipe.frozen_backbone:
+            # Its features then neither drop anything at random nor drift with the statistics of batch norms.
+            backbone_of(self.network).eval()
         # Dropout and weight noise then depend on (seed, step) as the batch does, and a resumed run repeats them.
         torch.manual_seed(int(np.random.SeedSequence([recipe.seed, self.step]).generate_state(1)[0]))
         for group in self.optimiser.param_groups:
@@ -103,7 +125,7 @@ class Run:
 
     def _loss(self, views: Tensor, labels: Tensor) -> Tensor:
         recipe, labels = self.recipe, labels.to(self.device)
-        inputs = normalise(views.to(self.device)).contiguous(memory_format=torch.channels_last)
+        inputs = normalise(views.to(self.device), recipe.mean, recipe.std).contiguous(memory_format=torch.channels_last)
         with self._autocast():
             logits = self._forward(inputs)
         logits = logits.float()
@@ -170,6 +192,18 @@ class Run:
         self.optimiser.load_state_dict({"state": state, "param_groups": whole["param_groups"]})
         if self._scaler.is_enabled():
             self._scaler.load_state_dict(json.loads(facts["scaler"]))
+
+
+def backbone_of(network: nn.Module) -> nn.Module:
+    """The part of a network that is usually trained on something else before.
+
+    Raises:
+        ValueError: There is none.
+    """
+    backbone = getattr(network, "backbone", None)
+    if not isinstance(backbone, nn.Module):
+        raise ValueError(f"The network {type(network).__name__} has no backbone that could be given or kept frozen.")
+    return backbone
 
 
 def _strip(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

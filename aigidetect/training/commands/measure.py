@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 
 from ...calibration import Calibration
 from ...detector import Detector
-from ...preprocess import from_dict
+from ...preprocess import Preprocess, SquashCrop, Tiles, from_dict
 from ..augment import CONDITIONS
 from ..datasets import take_split
 from ..layouts import read_data
@@ -30,7 +31,8 @@ def add(commands: Commands) -> None:
     add_data(evaluate)
     evaluate.add_argument("--splits", nargs="+", required=True)
     evaluate.add_argument("--conditions", nargs="+", default=list(CONDITIONS), choices=CONDITIONS)
-    evaluate.add_argument("--preprocess", default=DEFAULT_PREPROCESS, help="JSON; only with --run")
+    by_recipe = "JSON, only with --run; mean and std default to the recipe's"
+    evaluate.add_argument("--preprocess", default=DEFAULT_PREPROCESS, help=by_recipe)
     evaluate.add_argument("--out", type=Path, default=None, help="folder of the scores; default: the run's")
     evaluate.add_argument("--device", default="auto")
     evaluate.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"), help="see Detector")
@@ -50,6 +52,7 @@ def add(commands: Commands) -> None:
     results.add_argument("--out", type=Path, default=None, help="Markdown file; default: stdout")
     results.add_argument("--ablation", nargs="+", default=[], type=Path, help="folders of variants and seeds")
     results.add_argument("--heads", default=None, type=Path, help="file that head --report wrote")
+    results.add_argument("--draws", type=int, default=200, help="bootstrap samples of each interval")
     results.add_argument("--readme", type=Path, default=None, help="also write the headline between the marks of this file")
     results.add_argument("--manifest", type=Path, default=None, help="also store the metrics with the published detectors")
 
@@ -77,9 +80,19 @@ def _detector(options: argparse.Namespace) -> Detector:
 
     stored = options.folder / "calibration.json"
     calibration = Calibration.from_dict(read_json(stored)) if stored.exists() else None
-    return run_detector(
-        options.folder, from_dict(json.loads(options.preprocess)), calibration, device=options.device, dtype=dtype
-    )
+    preprocess = _run_preprocess(options)
+    return run_detector(options.folder, preprocess, calibration, device=options.device, dtype=dtype)
+
+
+def _run_preprocess(options: argparse.Namespace) -> Preprocess:
+    """What `--preprocess` says, with the recipe's normalisation where it does not say another."""
+    from ..fit import read_recipe
+
+    facts, recipe = json.loads(options.preprocess), read_recipe(options.folder)
+    chosen = from_dict(facts)
+    if isinstance(chosen, (Tiles, SquashCrop)):
+        chosen = dataclasses.replace(chosen, **{k: getattr(recipe, k) for k in ("mean", "std") if k not in facts})
+    return chosen
 
 
 def _calibrate(options: argparse.Namespace) -> None:
@@ -102,11 +115,11 @@ def _calibrate(options: argparse.Namespace) -> None:
 def _results(options: argparse.Namespace) -> None:
     from ..tables import headline_table, results_page, write_metrics, write_readme
 
-    page = results_page(options.scores, options.ablation, heads=options.heads)
+    page = results_page(options.scores, options.ablation, heads=options.heads, draws=options.draws)
     if options.manifest:
-        write_metrics(options.manifest, [*options.scores, *options.ablation])
+        write_metrics(options.manifest, [*options.scores, *options.ablation], draws=options.draws)
     if options.readme:
-        write_readme(options.readme, headline_table(options.scores))
+        write_readme(options.readme, headline_table(options.scores, draws=options.draws))
     if options.out:
         options.out.write_text(page, encoding="utf-8")
     else:

@@ -23,9 +23,10 @@ def add(commands: Commands) -> None:
     add_data(export)
     export.add_argument("--name", required=True)
     export.add_argument("--version", required=True, type=int)
+    export.add_argument("--licence", default="Apache-2.0", help="SPDX expression; notices go into weights/LICENSES.md")
     export.add_argument("--preprocess", default=None, help="JSON; default: what the val scores were made with")
     export.add_argument("--weights-folder", type=Path, default=Path("aigidetect/weights"))
-    export.add_argument("--backbone", default=None, help="name of a file of its own for the frozen tower")
+    export.add_argument("--backbone", default=None, help="name of a file of its own for the frozen tower or backbone")
     export.add_argument("--manifest", type=Path, default=Path("weights_manifest.json"))
 
 
@@ -46,7 +47,7 @@ def _export(options: argparse.Namespace) -> None:
         preprocess=from_dict(facts),
         calibration=Calibration.from_dict(read_json(options.folder / "calibration.json")),
         provenance={
-            "licence": "Apache-2.0",
+            "licence": options.licence,
             "data": f"{len(train)} pictures of {len({s.source for s in train})} sources to train, {len(val)} to calibrate",
             "data_sha256": digest([*train, *val]),
             **_how_made(options.folder),
@@ -59,9 +60,11 @@ def _export(options: argparse.Namespace) -> None:
 def _how_made(run: Path) -> dict[str, Any]:
     if (run / "facts.json").exists():
         return {"made": read_json(run / "facts.json")}
+    from ..backbone import RECORD
     from ..fit import read_log
 
-    return {"training_minutes": round(sum(_call_minutes(read_log(run))), 1)}
+    begun = {"backbone": read_json(run / RECORD)} if (run / RECORD).exists() else {}
+    return {"training_minutes": round(sum(_call_minutes(read_log(run))), 1), **begun}
 
 
 def _call_minutes(rows: list[dict[str, float]]) -> list[float]:

@@ -28,6 +28,7 @@ def add(commands: Commands) -> None:
     fit.add_argument("--recipe", required=True, help="a recipe of this package, or a JSON file")
     add_data(fit)
     fit.add_argument("--out", required=True, type=Path, help="folder of the run")
+    fit.add_argument("--backbone", type=Path, default=None, help="safetensors file that the network's backbone begins with")
     fit.add_argument("--max-steps", type=int, default=None, help="stop, resumably, after so many steps")
     fit.add_argument("--seed", type=int, default=None, help="instead of the recipe's")
     fit.add_argument("--device", default="cpu", help="with several processes, without a number: each takes its own")
@@ -68,6 +69,7 @@ def _fit(options: argparse.Namespace) -> None:
         recipe,
         samples,
         options.out,
+        backbone=options.backbone,
         device=options.device,
         max_steps=options.max_steps,
         save_every=options.save_every,

@@ -1,0 +1,71 @@
+"""Published weights of a backbone as the start of a run.
+
+The file's name and SHA-256 go into the run's folder, as `backbone.json`: third parties publish these files, and what a run
+began with has to be known when its detector is published.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+
+import safetensors.torch
+
+from ..convert_spai import convert_mfm
+from ..convert_transformers import convert_backbone
+from ..errors import WeightsMismatch
+from ..models.spai import SPAI
+from .run import Run
+
+log = logging.getLogger(__name__)
+RECORD = "backbone.json"
+
+
+def give_backbone(run: Run, path: str | Path | None, out: Path) -> None:
+    """Gives a run its backbone, if it is at its first step; otherwise checks that it was the same.
+
+    The main process writes the record. A resumed run needs no file: its state has the weights.
+
+    Args:
+        run: A run that was restored, if it can be.
+        path: Safetensors file with any of the names that `aigidetect.convert_transformers` or, for SPAI,
+            `aigidetect.convert_spai.convert_mfm` reads, or None.
+        out: Folder of the run.
+
+    Raises:
+        ValueError: A frozen backbone was not given, or the run was begun with another one, or the network has none.
+        WeightsMismatch: It is no safetensors file, or does not fit the network.
+        FileNotFoundError: There is no such file.
+    """
+    record = out / RECORD
+    if path is None:
+        if run.recipe.frozen_backbone and not run.step:
+            raise ValueError(
+                f"The recipe {run.recipe.name!r} trains nothing but what lies on a frozen backbone; give its weights, a "
+                "safetensors file such as the model.safetensors of its repository on the Hub, with --backbone FILE."
+            )
+        return
+    content = Path(path).read_bytes()
+    facts = {"file": Path(path).name, "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    if run.step:
+        begun = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+        if begun.get("sha256") != facts["sha256"]:
+            raise ValueError(
+                f"The run in {out} was begun with the backbone {begun or 'of random weights'}, not with {facts}; leave "
+                "--backbone out to continue it, or choose another output folder."
+            )
+        return
+    try:
+        state = safetensors.torch.load(content)
+    except Exception as error:  # the parser's own errors and, for odd headers, KeyError, ValueError and more
+        raise WeightsMismatch(
+            f"{path} is not an intact safetensors file ({type(error).__name__}: {error}); pickled files are not read."
+        ) from error
+    network = run.network
+    run.take_backbone(convert_mfm(state, network) if isinstance(network, SPAI) else convert_backbone(state, network))
+    if run.processes.main:
+        out.mkdir(parents=True, exist_ok=True)
+        record.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        log.info("the backbone is that of %s, sha256 %s", path, facts["sha256"])

@@ -1,0 +1,7 @@
+"""A tiny ViT detector for the tests of backbones that are given to `fit`."""
+
+from aigidetect.models.vit import ViT
+
+
+def build(*, local=False):
+    return ViT(local=local, width=16, blocks=1, heads=2, patch=4, image_size=12)
