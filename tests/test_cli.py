@@ -117,7 +117,8 @@ def test_an_unknown_detector_is_status_2_and_names_the_known_ones(capsys, monkey
 
 
 def test_a_closed_pipe_ends_quietly(folder):
-    script = f"{sys.executable} -m aigidetect predict --detector npr-ms-ca --format jsonl {' '.join([str(folder)] * 40)} | head -n 1"
+    command = f"{sys.executable} -m aigidetect predict --detector npr-ms-ca --format jsonl"
+    script = f"{command} {' '.join([str(folder)] * 40)} | head -n 1"
     result = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
     assert len(result.stdout.splitlines()) == 1
     assert "Traceback" not in result.stderr
