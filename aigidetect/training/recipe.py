@@ -195,7 +195,8 @@ RECIPES |= {
         label_smoothing=0.02,
         precision="bf16",
     ),
-    # What the report did: whole pictures squashed, formats as they are. It learns the formats; see docs/results.md.
+    # What the report did: whole pictures squashed, formats as they are, so that these can tell the label. `fit` refuses it
+    # on data with shortcuts, unless told otherwise.
     "npr-ms-ca-squash": Recipe(
         name="npr-ms-ca-squash",
         architecture="npr_resnet",
