@@ -256,7 +256,8 @@ def tiny_genimage(root, layout, generators):
 
 def test_tiny_genimage_as_distributed_gives_tables_7_and_8_with_a_warning(tmp_path, capsys):
     root, out = tiny_genimage(tmp_path / "data", "kaggle", GENERATORS), tmp_path / "out"
-    assert main(["tiny-genimage", str(root), "--detectors", "resnet50", "npr-ms-ca", "--out", str(out), "--device", "cpu"]) == 0
+    detectors = ["--detectors", "resnet50", "npr-ms-ca"]
+    assert main(["tiny-genimage", str(root), *detectors, "--out", str(out), "--device", "cpu"]) == 0
     page = capsys.readouterr().out
     assert "**Warning**" in page and re.search(r"\| format \| [\d.]+ \| SHORTCUT \|", page)
     as_is, equal = page.split("## Condition q96")
