@@ -14,7 +14,16 @@ from aigidetect.training.adapt import Adaptation, AdaptConfig, adapt
 from aigidetect.training.augment import Augment
 from aigidetect.training.datasets import Sample
 from aigidetect.training.features import condition_views, extract, open_cache, random_views, stored_conditions
-from aigidetect.training.heads import HeadConfig, fit_head, flat, out_of_fold, pooled, sample_weights, source_folds
+from aigidetect.training.heads import (
+    HeadConfig,
+    fit_head,
+    flat,
+    kept_apart,
+    out_of_fold,
+    pooled,
+    sample_weights,
+    source_folds,
+)
 
 from .clip_case import tiny
 
@@ -226,3 +235,53 @@ def test_an_adaptation_continues_bit_exactly(tmp_path):
         assert torch.equal(value, rest.result()[name]), name
     with pytest.raises(ValueError, match="another configuration"):
         adapt(adaptation(cache, samples, dataclasses.replace(CONFIG, seed=1)), tmp_path / "cut")
+
+
+def test_a_thinned_step_keeps_the_class_token_and_other_patches_each_time(tmp_path):
+    _, samples, _, cache = fill(tmp_path)
+    run = adaptation(cache, samples, dataclasses.replace(CONFIG, keep=0.5))
+    tokens, _ = run.batch(0)
+    thin = run.thinned(tokens, 0)
+    assert thin.shape[1] == 1 + round((tokens.shape[1] - 1) / 2)
+    assert torch.equal(thin[:, 0], tokens[:, 0]) and torch.equal(thin, run.thinned(tokens, 0))
+    assert not torch.equal(thin, run.thinned(tokens, 1))
+    for view, whole in zip(thin, tokens):
+        assert all((whole == token).all(dim=1).any() for token in view)
+
+
+@pytest.mark.parametrize("wrong", [{"keep": 0.0}, {"keep": 1.5}, {"dropout": 1.0}])
+def test_shares_outside_their_range_are_refused(wrong):
+    with pytest.raises(ValueError, match="keep in"):
+        AdaptConfig(**wrong)
+
+
+def test_pictures_held_out_are_whole_lines_and_no_step_sees_them(tmp_path):
+    _, samples, _, cache = fill(tmp_path)
+    fakes = [dataclasses.replace(sample, label=1, line="aligned-x") for sample in samples if sample.label == 0]
+    masks = kept_apart([samples, fakes], 3)
+    assert 0 < masks[0].sum() < len(samples) and not kept_apart([samples], 0)[0].any()
+    keys = [(s.label, s.line if s.label else s.source) for s in samples]
+    assert all(len({bool(m) for k, m in zip(keys, masks[0]) if k == key}) == 1 for key in keys)
+    groups = {s.group for s, out in zip(samples, masks[0]) if out}
+    assert [fake.group in groups for fake in fakes] == masks[1].tolist()
+    run = Adaptation(tiny(taps=(2, 3)), [cache.complete_tokens(1)], [samples], CONFIG, masks[:1])
+    held = cache.tokens[:, masks[0]].reshape(-1, *cache.tokens.shape[2:])
+    for step in range(20):
+        assert not any((held == token.numpy()).all(axis=(1, 2)).any() for token in run.batch(step)[0])
+
+
+def test_scores_are_the_logits_of_the_averaged_weights(tmp_path):
+    _, samples, _, cache = fill(tmp_path)
+    run = adaptation(cache, samples)
+    chosen = np.array([0, 5, 7])
+    before = run.scores(chosen, averaged=False)
+    for _ in range(3):
+        run.update()
+    current = [p.detach().clone() for p in run.trained]
+    after = run.scores(chosen)
+    assert before.shape == after.shape == (2, 3) and not np.allclose(before, after)
+    assert all(torch.equal(a, b) for a, b in zip(current, run.trained))
+    fresh = tiny(taps=(2, 3))
+    fresh.load_state_dict(merge_low_rank({**fresh.state_dict(), **run.result()}))
+    other = Adaptation(fresh, run.tokens, [samples], CONFIG).scores(chosen, averaged=False)
+    np.testing.assert_allclose(after, other, atol=0.05)

@@ -116,6 +116,10 @@ class Tower(nn.Module):
         return tapped
 
 
+def _dropped(x: Tensor, share: float) -> Tensor:
+    return F.dropout(x, share) if share else x
+
+
 class Head(nn.Module):
     """Standardises features with fixed statistics, then a linear layer, or two with GELU between them.
 
@@ -123,7 +127,7 @@ class Head(nn.Module):
         features: Number of features F.
         hidden: Width of the hidden layer; 0 means none.
 
-    Shape: (N, F) -> (N, 1).
+    Shape: (N, F) -> (N, 1). A `dropout` other than 0, for fitting, drops that share of the features and hidden units.
     """
 
     mean: Tensor
@@ -136,10 +140,10 @@ class Head(nn.Module):
         self.hidden = nn.Linear(features, hidden) if hidden else None
         self.fc = nn.Linear(hidden or features, 1)
 
-    def forward(self, features: Tensor) -> Tensor:
-        x = (features - self.mean) / self.scale
+    def forward(self, features: Tensor, dropout: float = 0.0) -> Tensor:
+        x = _dropped((features - self.mean) / self.scale, dropout)
         if self.hidden is not None:
-            x = F.gelu(self.hidden(x))
+            x = _dropped(F.gelu(self.hidden(x)), dropout)
         # Written out, since autocast would do a linear layer in half precision: over thousands of features that rounds the
         # logit visibly.
         return (x * self.fc.weight).sum(dim=1, keepdim=True) + self.fc.bias

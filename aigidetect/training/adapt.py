@@ -7,6 +7,8 @@ from a cache: see `aigidetect.training.features`.
 References:
     | LoRA: Low-Rank Adaptation of Large Language Models (Hu et al., ICLR 2022)
     | https://arxiv.org/abs/2106.09685
+    | Scaling Language-Image Pre-training via Masking (Li et al., CVPR 2023), for dropping patches while training
+    | https://arxiv.org/abs/2212.00794
 """
 
 from __future__ import annotations
@@ -56,6 +58,9 @@ class AdaptConfig:
         consistency: Weight of the squared difference of the probabilities of a picture's two views.
         balance: Exponent of a source's size in its probability, see `Recipe`.
         aligned: Factor of the probability of aligned fakes, see `sample_weights`.
+        keep: Share of the patch tokens that a training step computes, in (0, 1], another random set for each view. The class
+            token always stays. Half of them cost half the time.
+        dropout: Share of the features, and of the hidden units, that are dropped while training.
         average: Decay a step of the averaged weights, which are what is kept.
         seed: Seed of factors and batches.
     """
@@ -71,8 +76,14 @@ class AdaptConfig:
     consistency: float = 0.5
     balance: float = 0.5
     aligned: float = 5.0
+    keep: float = 1.0
+    dropout: float = 0.0
     average: float = 0.99
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.keep <= 1 or not 0 <= self.dropout < 1:
+            raise ValueError(f"Expected keep in (0, 1] and dropout in [0, 1), but got {self.keep} and {self.dropout}.")
 
 
 class Adaptation:
@@ -83,6 +94,7 @@ class Adaptation:
         tokens: Caches of tokens after block `config.after`, each (views, pictures, L, D) float16.
         samples: The pictures of each cache, in its order.
         config: See `AdaptConfig`.
+        apart: For each cache a mask of the pictures that are not trained on, see `kept_apart`; None trains on all.
     """
 
     def __init__(
@@ -91,11 +103,12 @@ class Adaptation:
         tokens: Sequence[NDArray[np.float16]],
         samples: Sequence[Sequence[Sample]],
         config: AdaptConfig,
+        apart: Sequence[NDArray[np.bool_]] | None = None,
     ) -> None:
         torch.manual_seed(config.seed)
         self.network, self.tokens, self.config, self.step = network, tokens, config, 0
         network.requires_grad_(False)
-        network.head.fc.requires_grad_(True)
+        network.head.requires_grad_(True)
         self.layers: dict[str, LowRankLinear] = {}
         for number in range(config.after, len(network.tower.blocks)):
             block = network.tower.blocks[number]
@@ -106,12 +119,12 @@ class Adaptation:
                 setattr(block, name, layer)
                 self.layers[f"tower.blocks.{number}.{name}"] = layer
         factors = [p for layer in self.layers.values() for p in (layer.down, layer.up)]
-        self.trained = [*factors, *network.head.fc.parameters()]
+        self.trained = [*factors, *network.head.parameters()]
         self.averages = [p.detach().clone() for p in self.trained]
         self.optimiser = torch.optim.AdamW(
             [
                 {"params": factors, "peak": config.learning_rate},
-                {"params": [*network.head.fc.parameters()], "peak": config.head_learning_rate},
+                {"params": [*network.head.parameters()], "peak": config.head_learning_rate},
             ],
             weight_decay=config.weight_decay,
         )
@@ -119,6 +132,8 @@ class Adaptation:
         self._where = [(c, i) for c, part in enumerate(samples) for i in range(len(part))]
         self._labels = np.array([sample.label for sample in flat])
         self._weights = sample_weights(flat, config.balance, config.aligned).double().numpy()
+        if apart is not None:
+            self._weights[np.concatenate(apart)] = 0
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Tokens (N, L, D) float16 and labels (N, 1) of one step: view i and view i + N/2 show the same picture."""
@@ -135,8 +150,18 @@ class Adaptation:
         labels = torch.from_numpy(self._labels[np.concatenate([pictures, pictures])]).float()[:, None]
         return torch.from_numpy(np.stack(views)), labels
 
+    def thinned(self, tokens: Tensor, step: int) -> Tensor:
+        """(N, L, D) -> (N, 1 + share of the L - 1 patches, D): the tokens that a step computes."""
+        count = max(1, round(self.config.keep * (tokens.shape[1] - 1)))
+        if count == tokens.shape[1] - 1:
+            return tokens
+        rng = np.random.default_rng([self.config.seed, step, 1])
+        kept = np.argsort(rng.random((len(tokens), tokens.shape[1] - 1)), axis=1)[:, :count] + 1
+        index = torch.from_numpy(np.concatenate([np.zeros((len(tokens), 1), np.int64), np.sort(kept, axis=1)], axis=1))
+        return tokens.gather(1, index[:, :, None].expand(-1, -1, tokens.shape[2]))
+
     def logits(self, tokens: Tensor) -> Tensor:
-        """(N, L, D) tokens after block `after` -> (N, 1) logits."""
+        """(N, L, D) tokens after block `after` -> (N, 1) logits; nothing is dropped where no gradient is asked for."""
         tower, config, summaries = self.network.tower, self.config, []
         x = tokens.float()
         with torch.autocast("cpu", torch.bfloat16):
@@ -144,14 +169,34 @@ class Adaptation:
                 x = tower.blocks[number](x)
                 if number + 1 in tower.taps:
                     summaries.append(summary(x.float()))
-        logits: Tensor = self.network.head(torch.cat(summaries, dim=1).float())
+        dropout = self.config.dropout if torch.is_grad_enabled() else 0.0
+        logits: Tensor = self.network.head(torch.cat(summaries, dim=1).float(), dropout)
         return logits
+
+    def scores(self, pictures: NDArray[np.int64], *, views: int = 2, averaged: bool = True) -> NDArray[np.float32]:
+        """Logits (views, pictures) of some pictures of the first cache, with the averaged weights or the present ones."""
+        current = [p.detach().clone() for p in self.trained]
+        self._put(self.averages if averaged else current)
+        rows = []
+        with torch.inference_mode():
+            for view in self.tokens[0][:views]:
+                parts = np.array_split(pictures, max(1, len(pictures) // 16))
+                rows.append(np.concatenate([self.logits(torch.from_numpy(view[p]))[:, 0].numpy() for p in parts]))
+        self._put(current)
+        return np.stack(rows)
+
+    @torch.no_grad()
+    def _put(self, values: Sequence[Tensor]) -> None:
+        for own, value in zip(self.trained, values):
+            own.copy_(value)
 
     def update(self) -> float:
         """One optimiser step; returns the loss."""
         config = self.config
         tokens, labels = self.batch(self.step)
-        logits = self.logits(tokens)
+        # The same at every call of a step, so that a resumed run repeats it.
+        torch.manual_seed(int(np.random.SeedSequence([config.seed, self.step]).generate_state(1)[0]))
+        logits = self.logits(self.thinned(tokens, self.step))
         loss = smoothed_bce(logits, labels, config.smoothing)
         loss = loss + config.consistency * paired_consistency(*logits.chunk(2))
         warm = max(1, config.steps // 20)
@@ -176,7 +221,7 @@ class Adaptation:
         for name in self.layers:
             tensors |= {f"{name}.low_rank_down": next(averages), f"{name}.low_rank_up": next(averages)}
         head = self.network.head
-        tensors |= {"head.fc.weight": next(averages), "head.fc.bias": next(averages)}
+        tensors |= {f"head.{name}": next(averages) for name, _ in head.named_parameters()}
         tensors |= {"head.mean": head.mean, "head.scale": head.scale}
         return {name: value.detach().clone().contiguous() for name, value in tensors.items()}
 
@@ -237,18 +282,10 @@ def adapt(run: Adaptation, out: str | Path, *, max_steps: int | None = None, sav
                 mean, losses = sum(losses) / len(losses), []
                 csv.writer(file).writerow([run.step, f"{mean:.5f}", f"{seconds:.1f}"])
                 file.flush()
-                log.info(
-                    "step %d/%d  loss %.4f  %.0f min left",
-                    run.step,
-                    run.config.steps,
-                    mean,
-                    seconds / (run.step - first) * (last - run.step) / 60,
-                )
+                left = seconds / (run.step - first) * (last - run.step) / 60
+                log.info("step %d/%d  loss %.4f  %.0f min left", run.step, run.config.steps, mean, left)
             if run.step % save_every == 0 or run.step == last:
                 run.save(state)
-                save_file(
-                    run.result(),
-                    out / "adapted.safetensors",
-                    metadata={"config": json.dumps(dataclasses.asdict(run.config))},
-                )
+                facts = {"config": json.dumps(dataclasses.asdict(run.config))}
+                save_file(run.result(), out / "adapted.safetensors", metadata=facts)
     return out / "adapted.safetensors"

@@ -59,7 +59,7 @@ def compare(
         rows.append({"what": what, "blocks": list(config.blocks), "config": named(config), "views": views, **known[setting]})
         log.info("%s", rows[-1])
     plain = ", ".join(map(str, HeadConfig().blocks))
-    return {"val": _in_words(val_samples), "across": _in_words(samples[0]), "plain": plain, "rows": rows}
+    return {"val": in_words(val_samples), "across": in_words(samples[0]), "plain": plain, "rows": rows}
 
 
 def _measure(
@@ -80,7 +80,13 @@ def _measure(
     return {"pictures": len({s.path for s in kept}), "val": _figures([x[:, 0].numpy() for x in logits], val_samples)}
 
 
-def _in_words(samples: Sequence[Sample]) -> str:
+def holdout_figures(logits: NDArray[np.float32], samples: Sequence[Sample]) -> dict[str, list[float]]:
+    """Balanced accuracy at a logit of 0 and AUROC, each (value, low, high), of logits (views, pictures)."""
+    return _figures(list(logits), samples)
+
+
+def in_words(samples: Sequence[Sample]) -> str:
+    """Numbers of pictures of each class."""
     ai = sum(sample.label for sample in samples)
     return f"{len(samples) - ai} real and {ai} AI-generated pictures"
 

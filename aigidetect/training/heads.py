@@ -120,12 +120,9 @@ def _descend(head: Head, features: Tensor, labels: Tensor, weights: Tensor, conf
     optimiser = torch.optim.AdamW(head.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     steps = config.epochs * (len(features) // batch)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    drop = nn.Dropout(config.dropout)
-    assert head.hidden is not None
     for _ in range(config.epochs):
         for chosen in torch.split(torch.randperm(len(features), generator=generator), batch)[: len(features) // batch]:
-            x = drop((features[chosen] - head.mean) / head.scale)
-            logits = head.fc(drop(nn.functional.gelu(head.hidden(x))))
+            logits = head(features[chosen], config.dropout)
             loss = smoothed_bce(logits, labels[chosen, None], config.smoothing, weights[chosen, None])
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -148,6 +145,26 @@ def source_folds(samples: Sequence[Sample], folds: int) -> NDArray[np.int64]:
         fold_of[key] = fold
         totals[key[0]][fold] += sizes[key]
     return np.array([fold_of[key] for key in keys])
+
+
+def kept_apart(samples: Sequence[Sequence[Sample]], folds: int) -> list[NDArray[np.bool_]]:
+    """Which pictures are held out to measure what carries over: the first of some folds of `source_folds`.
+
+    Args:
+        samples: The pictures of several caches. Folds are those of the first one; of the others, which hold aligned fakes,
+            the pictures that were made from held-out ones are held out too.
+        folds: Number of folds; 0 holds out nothing.
+
+    Returns:
+        A mask for each cache, True where the picture is held out.
+    """
+    masks = [np.zeros(len(part), bool) for part in samples]
+    if folds:
+        masks[0] = source_folds(samples[0], folds) == 0
+        groups = {sample.group for sample, out in zip(samples[0], masks[0]) if out}
+        for number, part in enumerate(samples[1:], start=1):
+            masks[number] = np.array([sample.group in groups for sample in part])
+    return masks
 
 
 def out_of_fold(

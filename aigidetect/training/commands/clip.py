@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ...layers.quantised import dequantise
 from ...models.clip_vit import CLIPViT, build
@@ -54,6 +57,13 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, nargs="+", type=Path, help="the pictures of each cache, in the same order")
     parser.add_argument("--train", required=True, nargs="+", type=Path, help="caches of train")
     parser.add_argument("--out", type=Path, help="folder of the run")
+    parser.add_argument(
+        "--holdout",
+        type=int,
+        default=0,
+        metavar="N",
+        help="keep one of N folds of model lines and photo sources out of the training, and measure on it (holdout.json)",
+    )
 
 
 def _features(options: argparse.Namespace) -> None:
@@ -84,7 +94,7 @@ def _head(options: argparse.Namespace) -> None:
     from ..clip_run import finish
     from ..features import open_cache
     from ..head_report import compare
-    from ..heads import HeadConfig, fit_head, pooled, sample_weights
+    from ..heads import HeadConfig, fit_head, kept_apart, pooled, sample_weights
 
     caches, samples = [open_cache(folder) for folder in options.train], _pictures(options)
     if options.val:
@@ -93,8 +103,11 @@ def _head(options: argparse.Namespace) -> None:
             write_json(options.report, report)
     if options.out:
         config = HeadConfig(**_tuples(json.loads(options.config)))
+        apart = kept_apart(samples, options.holdout)
         features, labels, views = pooled(caches, samples, config.blocks)
-        head = fit_head(features, labels, sample_weights(views, config.balance, config.aligned), config)
+        rows = np.concatenate([np.tile(~mask, cache.complete) for mask, cache in zip(apart, caches)])
+        weights = sample_weights(list(itertools.compress(views, rows)), config.balance, config.aligned)
+        head = fit_head(features[rows], labels[rows], weights, config)
         tensors = {f"head.{name}": value for name, value in head.state_dict().items()}
         finish(options.out, options.tower, config.blocks, config.hidden, tensors, {"head": dataclasses.asdict(config)})
 
@@ -106,6 +119,8 @@ def _adapt(options: argparse.Namespace) -> None:
     from ..clip_run import facts_of, finish
     from ..export import run_network
     from ..features import open_cache
+    from ..head_report import holdout_figures, in_words
+    from ..heads import kept_apart
 
     if options.out is None:
         raise ValueError("adapt needs --out, the folder of the run.")
@@ -114,8 +129,17 @@ def _adapt(options: argparse.Namespace) -> None:
     assert isinstance(network, CLIPViT)
     facts = facts_of(options.head)
     tokens = [open_cache(folder).complete_tokens(config.after) for folder in options.train]
-    run = Adaptation(network, tokens, _pictures(options), config)
+    samples = _pictures(options)
+    apart = kept_apart(samples, options.holdout)
+    run = Adaptation(network, tokens, samples, config, apart)
+    held = np.flatnonzero(apart[0])
+    before = run.scores(held, averaged=False) if options.holdout else None
     adapted = adapt(run, options.out, max_steps=options.max_steps)
+    if before is not None:
+        pictures = [samples[0][i] for i in held]
+        after = run.scores(held)
+        figures = {"head": holdout_figures(before, pictures), "adapted": holdout_figures(after, pictures)}
+        write_json(options.out / "holdout.json", {"folds": options.holdout, "pictures": in_words(pictures), **figures})
     facts |= {"adapt": dataclasses.asdict(config), "steps_done": run.step}
     finish(options.out, options.tower, facts["head"]["blocks"], facts["head"]["hidden"], load_file(adapted), facts)
 
