@@ -1,7 +1,7 @@
-"""Published weights of a backbone as the start of a run.
+"""Weights as the start of a run: of a published backbone, or of a whole network.
 
-The file's name and SHA-256 go into the run's folder, as `backbone.json`: third parties publish these files, and what a run
-began with has to be known when its detector is published.
+The file's name and SHA-256 go into the run's folder, as `backbone.json` or `start.json`: what a run began with has to be
+known when its detector is published.
 """
 
 from __future__ import annotations
@@ -12,15 +12,18 @@ import logging
 from pathlib import Path
 
 import safetensors.torch
+from torch import Tensor
 
 from ..convert_spai import convert_mfm
 from ..convert_transformers import convert_backbone
 from ..errors import WeightsMismatch
 from ..models.spai import SPAI
+from ..state import load_into
 from .run import Run
 
 log = logging.getLogger(__name__)
 RECORD = "backbone.json"
+START = "start.json"
 
 
 def give_backbone(run: Run, path: str | Path | None, out: Path) -> None:
@@ -39,7 +42,6 @@ def give_backbone(run: Run, path: str | Path | None, out: Path) -> None:
         WeightsMismatch: It is no safetensors file, or does not fit the network.
         FileNotFoundError: There is no such file.
     """
-    record = out / RECORD
     if path is None:
         if run.recipe.frozen_backbone and not run.step:
             raise ValueError(
@@ -47,25 +49,52 @@ def give_backbone(run: Run, path: str | Path | None, out: Path) -> None:
                 "safetensors file such as the model.safetensors of its repository on the Hub, with --backbone FILE."
             )
         return
-    content = Path(path).read_bytes()
-    facts = {"file": Path(path).name, "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    state = _read(run, Path(path), out / RECORD, "backbone")
+    if state is None:
+        return
+    network = run.network
+    run.take_backbone(convert_mfm(state, network) if isinstance(network, SPAI) else convert_backbone(state, network))
+    log.info("the backbone is that of %s", path)
+
+
+def give_start(run: Run, path: str | Path | None, out: Path) -> None:
+    """Gives a run the weights of a whole network to begin with, if it is at its first step, and records which.
+
+    Args:
+        run: A run that was restored, if it can be.
+        path: Safetensors file of the same network, such as the model of another run or a file of the weights folder, or
+            None. It may be stored in half precision.
+        out: Folder of the run.
+
+    Raises:
+        ValueError: The run was begun with another one.
+        WeightsMismatch: It is no safetensors file, or does not fit the network.
+        FileNotFoundError: There is no such file.
+    """
+    if path is not None and (state := _read(run, Path(path), out / START, "start")) is not None:
+        load_into(run.network, state, origin=str(path))
+        run.average = {name: value.detach().clone() for name, value in run.network.state_dict().items()}
+
+
+def _read(run: Run, path: Path, record: Path, what: str) -> dict[str, Tensor] | None:
+    """The tensors for a run at its first step, recorded; None for a later one, if it was begun with the same file."""
+    content = path.read_bytes()
+    facts = {"file": path.name, "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
     if run.step:
         begun = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
         if begun.get("sha256") != facts["sha256"]:
             raise ValueError(
-                f"The run in {out} was begun with the backbone {begun or 'of random weights'}, not with {facts}; leave "
-                "--backbone out to continue it, or choose another output folder."
+                f"The run in {record.parent} was begun with the {what} {begun or 'of random weights'}, not with {facts}; "
+                f"leave --{what} out to continue it, or choose another output folder."
             )
-        return
+        return None
     try:
         state = safetensors.torch.load(content)
     except Exception as error:  # the parser's own errors and, for odd headers, KeyError, ValueError and more
         raise WeightsMismatch(
             f"{path} is not an intact safetensors file ({type(error).__name__}: {error}); pickled files are not read."
         ) from error
-    network = run.network
-    run.take_backbone(convert_mfm(state, network) if isinstance(network, SPAI) else convert_backbone(state, network))
     if run.processes.main:
-        out.mkdir(parents=True, exist_ok=True)
+        record.parent.mkdir(parents=True, exist_ok=True)
         record.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-        log.info("the backbone is that of %s, sha256 %s", path, facts["sha256"])
+    return state

@@ -26,13 +26,15 @@ class Batches:
         recipe: Supplies seed, batch size, view sizes and augmentation.
         samples: Labelled pictures of the training split.
         pixels: Their pixels, (H, W, 3) uint8, in the same order.
+        targets: (N,) in [0, 1] in the same order, see `soft_targets`; None means the labels.
 
     Raises:
         ValueError: One of the classes is missing.
     """
 
-    def __init__(self, recipe: Recipe, samples: list[Sample], pixels: list[Pixels]) -> None:
+    def __init__(self, recipe: Recipe, samples: list[Sample], pixels: list[Pixels], targets: Tensor | None = None) -> None:
         self.recipe, self.samples, self.pixels = recipe, samples, pixels
+        self._targets = torch.tensor([float(sample.label) for sample in samples]) if targets is None else targets
         sizes = Counter((sample.label, sample.source) for sample in samples)
         self._classes = []
         for label in (REAL, AI):
@@ -43,7 +45,7 @@ class Batches:
             self._classes.append((index, weight / weight.sum()))
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """The batch of one step: views (N, 3, S, S) uint8 and labels (N, 1) float32."""
+        """The batch of one step: views (N, 3, S, S) uint8 and targets (N, 1) float32."""
         recipe = self.recipe
         # The sequence [seed, step] seeds a generator of its own for every step.
         rng = np.random.default_rng([recipe.seed, step])
@@ -54,8 +56,7 @@ class Batches:
             chosen = np.concatenate([chosen, chosen])
         size = recipe.size_at(step)
         views = np.stack([recipe.augment(self.pixels[i], size, rng) for i in chosen])
-        labels = torch.tensor([[float(self.samples[i].label)] for i in chosen])
-        return torch.from_numpy(views).permute(0, 3, 1, 2), labels
+        return torch.from_numpy(views).permute(0, 3, 1, 2), self._targets[torch.from_numpy(chosen)][:, None]
 
     def iterate(self, start: int, stop: int, *, ahead: int = 4) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of the steps `start` to `stop - 1`, made in a thread up to `ahead` steps early."""

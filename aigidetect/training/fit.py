@@ -10,13 +10,14 @@ from pathlib import Path
 
 import torch
 
-from .backbone import give_backbone
+from .backbone import give_backbone, give_start
 from .batches import Batches
 from .datasets import Sample, load_pixels
 from .distributed import Processes
 from .progress import Progress
 from .recipe import Recipe
 from .run import Run, write_tensors
+from .teacher import read_teacher, soft_targets
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,8 @@ def fit(
     out: str | Path,
     *,
     backbone: str | Path | None = None,
+    start: str | Path | None = None,
+    teacher: str | Path | None = None,
     device: str = "cpu",
     max_steps: int | None = None,
     save_every: int = 200,
@@ -45,6 +48,8 @@ def fit(
         samples: Training samples of both classes.
         out: Folder of the run; one that holds a state of the same recipe is continued.
         backbone: Safetensors file with weights that the network's backbone begins with, see `give_backbone`.
+        start: Safetensors file of a whole network to begin with, see `give_start`.
+        teacher: File of `write_teacher`, which a recipe with a teacher's share needs.
         device: Torch device.
         max_steps: Stop (resumably) after so many steps of this call.
         save_every: Steps between two states.
@@ -56,16 +61,22 @@ def fit(
         Path of the state or, if the run is complete, of the model.
 
     Raises:
-        ValueError: See `Run`, `Run.restore` and `give_backbone`; or the processes, or their hosts' data, do not fit.
-        WeightsMismatch: See `give_backbone`.
+        ValueError: See `Run`, `Run.restore`, `give_backbone`, `give_start` and `soft_targets`; or the processes, or their
+            hosts' data, do not fit; or the recipe needs a teacher's file and has none, or the other way round.
+        WeightsMismatch: See `give_backbone` and `give_start`.
         ModuleNotFoundError: See `Progress`.
     """
     if save_every < 1 or log_every < 1:
         raise ValueError(f"Expected save_every and log_every of at least 1, but found {save_every} and {log_every}.")
+    if bool(recipe.teacher) != (teacher is not None):
+        raise ValueError(
+            f"The recipe {recipe.name!r} gives a teacher the share {recipe.teacher:g}, and the teacher's file is {teacher}; "
+            "give both or neither."
+        )
     out, processes = Path(out), Processes.from_environment()
     with processes.joined(torch.device(device)) as own:
         run = Run(recipe, own, compiled, processes)
-        batches = _begin(run, samples, out, backbone)
+        batches = _begin(run, samples, out, (backbone, start), teacher)
         stop = recipe.steps if max_steps is None else min(recipe.steps, run.step + max_steps)
         with contextlib.ExitStack() as stack:
             progress = None
@@ -76,12 +87,19 @@ def fit(
         return _end(run, out)
 
 
-def _begin(run: Run, samples: list[Sample], out: Path, backbone: str | Path | None) -> Batches:
-    """Reads the state or the backbone, if any, and the pictures; the main process describes the run in its folder."""
+def _begin(
+    run: Run,
+    samples: list[Sample],
+    out: Path,
+    first: tuple[str | Path | None, str | Path | None],
+    teacher: str | Path | None,
+) -> Batches:
+    """Reads the state or the first weights, and the pictures; the main process describes the run in its folder."""
     processes, state = run.processes, out / "state.safetensors"
     if state.exists():
         run.restore(state)
-    give_backbone(run, backbone, out)
+    give_backbone(run, first[0], out)
+    give_start(run, first[1], out)
     samples, pixels, failures = load_pixels(samples)
     run.pictures = len(samples)
     order = zlib.crc32("\n".join(f"{s.path.name} {s.label} {s.source}" for s in samples).encode())
@@ -93,7 +111,8 @@ def _begin(run: Run, samples: list[Sample], out: Path, backbone: str | Path | No
         out.mkdir(parents=True, exist_ok=True)
         (out / "recipe.json").write_text(run.recipe.to_json() + "\n", encoding="utf-8")
         (out / "undecodable.txt").write_text("".join(f"{line}\n" for line in failures), encoding="utf-8")
-    return Batches(run.recipe, samples, pixels)
+    targets = soft_targets(samples, read_teacher(teacher), run.recipe.teacher) if teacher else None
+    return Batches(run.recipe, samples, pixels, targets)
 
 
 def _loop(run: Run, batches: Batches, stop: int, out: Path, save_every: int, progress: Progress | None) -> None:

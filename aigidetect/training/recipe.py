@@ -56,6 +56,7 @@ class Recipe:
         loss: `"bce"`, or `"elbo"` for networks with a method `kl_divergence`; see `aigidetect.training.losses`.
         mean: Normalisation of the views, see `aigidetect.preprocess.normalise`; detectors have to use the same.
         std: The same.
+        teacher: Share of a teacher's probability in each target, the rest being the label; see `soft_targets`.
         frozen_backbone: The network's `backbone` keeps the weights that it is given before the first step, and stays in
             evaluation mode.
 
@@ -87,6 +88,7 @@ class Recipe:
     loss: Literal["bce", "elbo"] = "bce"
     mean: RGB = IMAGENET_MEAN
     std: RGB = IMAGENET_STD
+    teacher: float = 0.0
     frozen_backbone: bool = False
 
     def __post_init__(self) -> None:

@@ -44,6 +44,8 @@ def add(commands: Commands) -> None:
     head.add_argument("--report", type=Path, help="JSON file for the comparison")
     head.add_argument("--config", default="{}", help="fields of HeadConfig as JSON")
 
+    head.add_argument("--teach", type=Path, help="CSV file for cross-fitted logits of the training pictures, see fit")
+
     adapt = commands.add_parser("adapt", help="adapt the late blocks on cached tokens, and finish a run")
     adapt.set_defaults(run=_adapt)
     _add_common(adapt)
@@ -95,14 +97,17 @@ def _head(options: argparse.Namespace) -> None:
     from ..features import open_cache
     from ..head_report import compare
     from ..heads import HeadConfig, fit_head, kept_apart, pooled, sample_weights
+    from ..teacher import teach, write_teacher
 
     caches, samples = [open_cache(folder) for folder in options.train], _pictures(options)
     if options.val:
         report = compare(caches, samples, open_cache(options.val), take_split(read_data(options.data[0]), "val"))
         if options.report:
             write_json(options.report, report)
+    config = HeadConfig(**_tuples(json.loads(options.config)))
+    if options.teach:
+        write_teacher(options.teach, teach(caches, samples, config))
     if options.out:
-        config = HeadConfig(**_tuples(json.loads(options.config)))
         apart = kept_apart(samples, options.holdout)
         features, labels, views = pooled(caches, samples, config.blocks)
         rows = np.concatenate([np.tile(~mask, cache.complete) for mask, cache in zip(apart, caches)])

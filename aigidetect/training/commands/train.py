@@ -29,6 +29,8 @@ def add(commands: Commands) -> None:
     add_data(fit)
     fit.add_argument("--out", required=True, type=Path, help="folder of the run")
     fit.add_argument("--backbone", type=Path, default=None, help="safetensors file that the network's backbone begins with")
+    fit.add_argument("--start", type=Path, default=None, help="safetensors file of the same network to begin with")
+    fit.add_argument("--teacher", type=Path, default=None, help="file of head --teach, for a recipe with a teacher's share")
     fit.add_argument("--max-steps", type=int, default=None, help="stop, resumably, after so many steps")
     fit.add_argument("--seed", type=int, default=None, help="instead of the recipe's")
     fit.add_argument("--device", default="cpu", help="with several processes, without a number: each takes its own")
@@ -70,6 +72,8 @@ def _fit(options: argparse.Namespace) -> None:
         samples,
         options.out,
         backbone=options.backbone,
+        start=options.start,
+        teacher=options.teacher,
         device=options.device,
         max_steps=options.max_steps,
         save_every=options.save_every,
