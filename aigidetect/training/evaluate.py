@@ -193,16 +193,19 @@ def _row(part: str, condition: str, scores: Sequence[Score], draws: int) -> dict
     return {"part": part, "condition": condition, "n_real": len(scores) - ai, "n_ai": ai, **figures}
 
 
-def headline_draws(scores: Sequence[Score], draws: int = 200) -> list[dict[str, float]]:
-    """Headline figures: first those of the pictures as they are, then those of each bootstrap sample of groups.
+def headline_draws(
+    scores: Sequence[Score], draws: int = 200, conditions: Sequence[str] = HEADLINE_CONDITIONS
+) -> list[dict[str, float]]:
+    """Means over conditions: first those of the pictures as they are, then those of each bootstrap sample of groups.
 
     Two detectors on the same pictures get the same samples, so that their figures can be compared pair by pair.
 
     Args:
-        scores: Scores of one part, under all `HEADLINE_CONDITIONS` and no other.
+        scores: Scores of one part, under all of the conditions and no other.
         draws: Bootstrap samples.
+        conditions: Which; those of the headline if not said otherwise.
     """
-    by_condition = [[s for s in scores if s.condition == c] for c in HEADLINE_CONDITIONS]
+    by_condition = [[s for s in scores if s.condition == c] for c in conditions]
     names = np.unique([s.group for s in scores])
     index = [np.searchsorted(names, [s.group for s in part_scores]) for part_scores in by_condition]
     arrays = [_arrays(part_scores)[:2] for part_scores in by_condition]

@@ -11,6 +11,7 @@ from ..calibration import Calibration
 from .ablation import ablation_section
 from .augment import CONDITIONS
 from .calibrate import wilson
+from .comparisons import comparison_sections
 from .evaluate import Score, headline, subsets, summarise, swap_gap
 from .head_tables import head_section
 from .score_folders import read_evaluation
@@ -41,7 +42,12 @@ NLL the cross entropy in nats, of which guessing has 0.693; both classes weigh t
 
 
 def results_page(
-    folders: Sequence[Path], ablation: Sequence[Path] = (), *, heads: Path | None = None, draws: int = 200
+    folders: Sequence[Path],
+    ablation: Sequence[Path] = (),
+    *,
+    heads: Path | None = None,
+    comparisons: Path | None = None,
+    draws: int = 200,
 ) -> str:
     """The whole page.
 
@@ -49,6 +55,7 @@ def results_page(
         folders: Folders written by `evaluate`: `<split>.csv` files and `evaluation.json`.
         ablation: Folders of the section "Ablation"; see `ablation_section`.
         heads: File of the section on heads; see `head_section`.
+        comparisons: File of further sections; see `comparison_sections`.
         draws: Bootstrap samples.
     """
     pages = [_INTRODUCTION, "## Headline\n", headline_table(folders, draws=draws, parts=_PARTS)]
@@ -56,6 +63,8 @@ def results_page(
         pages.append(ablation_section(ablation, draws=draws))
     if heads:
         pages.append(head_section(heads))
+    if comparisons:
+        pages.append(comparison_sections(comparisons, draws=draws))
     for folder in folders:
         facts, scores = read_evaluation(folder)
         rows = summarise(scores, frozenset(facts["train_lines"]), draws=draws)
