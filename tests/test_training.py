@@ -248,6 +248,8 @@ def test_the_whole_way_from_data_to_a_shipped_detector(data, tmp_path, capsys):
     evaluate = ["evaluate", "--run", str(run), "--preprocess", preprocess, *common]
     assert main([*evaluate, "--splits", "val"]) == 0
     assert main(["calibrate", "--run", str(run)]) == 0
+    stored = [json.loads((run / name).read_text()) for name in ("evaluation.json", "calibration.json")]
+    assert stored[0]["calibration"] == stored[1]
     manifest = tmp_path / "manifest.json"
     manifest.write_text('{"schema": 1, "detectors": {}}')
     export = ["export", "--run", str(run), "--name", "tiny", "--version", "1", *common]

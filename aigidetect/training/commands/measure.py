@@ -103,6 +103,9 @@ def _calibrate(options: argparse.Namespace) -> None:
     scores = read_scores(options.folder / "val.csv", Calibration())
     calibration = calibrate(scores, fprs=options.fprs)
     write_json(options.folder / "calibration.json", calibration.to_dict())
+    # What is stored are logits, so these scores are from now on those of the calibrated detector.
+    if (stored := options.folder / "evaluation.json").exists():
+        write_json(stored, {**read_json(stored), "calibration": calibration.to_dict()})
     print(json.dumps(calibration.to_dict(), indent=1))
     if options.by_quality:
         from ..quality import compare_by_quality, describe, measure_blockiness
