@@ -11,7 +11,18 @@ from .conftest import array
 
 SMALL_MODELS = str(Path(__file__).parent / "small_models")
 SMALL = Recipe(name="small", architecture="small", steps=6, batch_size=16, sizes=((1.0, 12),), consistency=0.5)
-NEW_FIELDS = ("optimiser", "schedule", "drop_steps", "drop", "accumulate", "loss", "mean", "std", "frozen_backbone")
+NEW_FIELDS = (
+    "optimiser",
+    "schedule",
+    "drop_steps",
+    "drop",
+    "accumulate",
+    "loss",
+    "mean",
+    "std",
+    "teacher",
+    "frozen_backbone",
+)
 
 
 def write_data(root):

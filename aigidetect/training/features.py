@@ -96,6 +96,21 @@ def open_cache(folder: str | Path) -> FeatureCache:
     return FeatureCache(features, tokens, tuple(facts["blocks"]), facts["tokens_after"], facts["done"], facts["facts"])
 
 
+def join_views(caches: Sequence[FeatureCache]) -> FeatureCache:
+    """Complete views of caches of the same pictures as one cache, in memory and without tokens.
+
+    Raises:
+        ValueError: The caches hold other pictures or blocks.
+    """
+    first = caches[0]
+    for other in caches[1:]:
+        if (other.facts.get("data"), other.blocks) != (first.facts.get("data"), first.blocks):
+            raise ValueError("Only caches of the same pictures and blocks can be joined.")
+    features = np.concatenate([cache.features[: cache.complete] for cache in caches])
+    facts = {**first.facts, "joined": [cache.facts for cache in caches]}
+    return FeatureCache(features, None, first.blocks, 0, features.shape[0] * features.shape[1], facts)
+
+
 def stored_conditions(cache: FeatureCache) -> list[str]:
     """Conditions of evaluation that the views of a cache show, in order.
 

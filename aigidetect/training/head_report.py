@@ -29,11 +29,17 @@ PENALTIES = (1e-1, 1.0, 3.0)
 HIDDEN = (256,)
 SEEDS = (0, 1)
 SHARES = (0.1, 0.3, 1.0)
+ALIGNED = (0.0, 1.0, 5.0)
 FOLDS = 3
+QUESTIONS = ("blocks", "penalty", "hidden", "seed", "pictures", "views", "views, hidden layer", "aligned")
 
 
 def compare(
-    caches: Sequence[FeatureCache], samples: Sequence[Sequence[Sample]], val: FeatureCache, val_samples: Sequence[Sample]
+    caches: Sequence[FeatureCache],
+    samples: Sequence[Sequence[Sample]],
+    val: FeatureCache,
+    val_samples: Sequence[Sample],
+    questions: Sequence[str] = QUESTIONS,
 ) -> dict[str, Any]:
     """What `head_tables.head_section` shows.
 
@@ -42,6 +48,7 @@ def compare(
         samples: The pictures of each.
         val: Cache of val under conditions, the headline's among them.
         val_samples: Its pictures.
+        questions: Which of `QUESTIONS` to answer.
 
     Returns:
         `val` and `across`: numbers of pictures in words; `plain`: the blocks of the default; `rows`: one for each head, with
@@ -50,16 +57,25 @@ def compare(
     """
     rows: list[dict[str, Any]] = []
     known: dict[tuple[HeadConfig, float, int], dict[str, Any]] = {}
-    for what, config, share, views in _plan(caches[0].complete):
+    for what, config, share, views in [row for row in _plan(caches[0].complete) if row[0] in questions]:
         if (setting := (config, share, views)) not in known:  # the default stands in several tables
             known[setting] = _measure(config, share, views, caches, samples, val, val_samples)
             if share == 1.0:
-                block = caches[0].features[:views, :, caches[0].columns(config.blocks)]
-                known[setting]["across"] = _figures(list(out_of_fold(block, samples[0], config, folds=FOLDS)), samples[0])
+                known[setting]["across"] = _across(config, views, caches, samples)
         rows.append({"what": what, "blocks": list(config.blocks), "config": named(config), "views": views, **known[setting]})
         log.info("%s", rows[-1])
     plain = ", ".join(map(str, HeadConfig().blocks))
     return {"val": in_words(val_samples), "across": in_words(samples[0]), "plain": plain, "rows": rows}
+
+
+def _across(
+    config: HeadConfig, views: int, caches: Sequence[FeatureCache], samples: Sequence[Sequence[Sample]]
+) -> dict[str, list[float]]:
+    # Without any weight there is no use in computing with them.
+    used = len(caches) if config.aligned else 1
+    cut = [cache.features[: min(views, cache.complete), :, cache.columns(config.blocks)] for cache in caches[:used]]
+    aligned = list(zip(cut[1:], samples[1:used]))
+    return _figures(list(out_of_fold(cut[0], samples[0], config, folds=FOLDS, aligned=aligned)), samples[0])
 
 
 def _measure(
@@ -71,7 +87,8 @@ def _measure(
     val: FeatureCache,
     val_samples: Sequence[Sample],
 ) -> dict[str, Any]:
-    features, labels, shown = pooled(caches, samples, config.blocks, views=views)
+    used = len(caches) if config.aligned else 1
+    features, labels, shown = pooled(caches[:used], samples[:used], config.blocks, views=views)
     chosen = _subset(shown, share)
     kept = [shown[i] for i in chosen]
     head = fit_head(features[chosen], labels[chosen], sample_weights(kept, config.balance, config.aligned), config)
@@ -100,7 +117,10 @@ def _plan(views: int) -> list[tuple[str, HeadConfig, float, int]]:
         ("seed", dataclasses.replace(plain, hidden=HIDDEN[-1], weight_decay=0.1, seed=seed), 1.0, views) for seed in SEEDS
     ]
     plan += [("pictures", plain, share, views) for share in SHARES]
-    return plan + [("views", plain, 1.0, count) for count in range(1, views + 1)]
+    plan += [("views", plain, 1.0, count) for count in range(1, views + 1)]
+    wide = dataclasses.replace(plain, hidden=HIDDEN[-1], weight_decay=0.1)
+    plan += [("views, hidden layer", wide, 1.0, count) for count in range(2, views + 1, 2)]
+    return plan + [("aligned", dataclasses.replace(wide, aligned=factor), 1.0, views) for factor in ALIGNED]
 
 
 def _subset(shown: Sequence[Sample], share: float) -> NDArray[np.int64]:

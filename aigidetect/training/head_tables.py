@@ -14,6 +14,8 @@ _TITLES = {
     "seed": "Seeds of the widest hidden layer",
     "pictures": "Number of training pictures",
     "views": "Random views of each training picture",
+    "views, hidden layer": "Random views of each training picture, hidden layer",
+    "aligned": "Weight of aligned fakes, see [aligned.md](aligned.md)",
 }
 _INTRODUCTION = """## Heads on the frozen tower of `vit-clip`
 

@@ -168,7 +168,12 @@ def kept_apart(samples: Sequence[Sequence[Sample]], folds: int) -> list[NDArray[
 
 
 def out_of_fold(
-    features: NDArray[np.float16], samples: Sequence[Sample], config: HeadConfig, *, folds: int = 5
+    features: NDArray[np.float16],
+    samples: Sequence[Sample],
+    config: HeadConfig,
+    *,
+    folds: int = 5,
+    aligned: Sequence[tuple[NDArray[np.float16], Sequence[Sample]]] = (),
 ) -> NDArray[np.float32]:
     """Logits of every view from heads that saw no picture of its model line or photo source, see `source_folds`.
 
@@ -177,21 +182,27 @@ def out_of_fold(
         samples: The pictures.
         config: How each head is fitted.
         folds: Number of folds.
+        aligned: Features and pictures of sets of aligned fakes, which every head also sees, less those that were made from
+            pictures it does not see.
 
     Returns:
         (views, pictures) float32.
     """
-    views, pictures = features.shape[:2]
-    weights, labels = (
-        sample_weights(samples, config.balance, config.aligned),
-        torch.tensor([float(s.label) for s in samples]),
-    )
-    fold, logits = source_folds(samples, folds), np.zeros((views, pictures), np.float32)
+    fold, logits = source_folds(samples, folds), np.zeros(features.shape[:2], np.float32)
+    sets = [(features, samples), *aligned]
     for number in range(folds):
-        inside, outside = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
-        head = fit_head(flat(features, inside), labels[inside].repeat(views), weights[inside].repeat(views), config)
+        outside = fold == number
+        groups = {sample.group for sample, out in zip(samples, outside) if out}
+        kept = [~outside, *(np.array([sample.group not in groups for sample in part]) for _, part in aligned)]
+        rows: list[Sample] = []
+        for (part_features, part), mask in zip(sets, kept):
+            rows += [sample for sample, keep in zip(part, mask) if keep] * len(part_features)
+        x = torch.cat([flat(f, np.flatnonzero(mask)) for (f, _), mask in zip(sets, kept)])
+        labels = torch.tensor([float(sample.label) for sample in rows])
+        head = fit_head(x, labels, sample_weights(rows, config.balance, config.aligned), config)
         with torch.inference_mode():
-            logits[:, outside] = head(flat(features, outside)).view(views, len(outside)).numpy()
+            out = head(flat(features, np.flatnonzero(outside)))
+            logits[:, outside] = out.view(len(features), int(outside.sum())).numpy()
     return logits
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from ..augment import CONDITIONS, Augment
 from ..datasets import Sample, digest, load_pixels, take_split
 from ..layouts import read_data
 from .common import DATA, Commands, write_json
+
+if TYPE_CHECKING:
+    from ..features import FeatureCache
 
 AUGMENT = Augment(mirror=True)  # detectors continue small pictures by reflection, so training does
 BLOCKS = (5, 6, 7, 8, 9)
@@ -41,6 +44,7 @@ def add(commands: Commands) -> None:
     head.set_defaults(run=_head)
     _add_common(head)
     head.add_argument("--val", type=Path, help="cache of val: compare heads, blocks and amounts of data on it")
+    head.add_argument("--questions", nargs="+", default=None, help="what to compare; an unknown one lists all")
     head.add_argument("--report", type=Path, help="JSON file for the comparison")
     head.add_argument("--config", default="{}", help="fields of HeadConfig as JSON")
 
@@ -95,13 +99,17 @@ def _features(options: argparse.Namespace) -> None:
 def _head(options: argparse.Namespace) -> None:
     from ..clip_run import finish
     from ..features import open_cache
-    from ..head_report import compare
+    from ..head_report import QUESTIONS, compare
     from ..heads import HeadConfig, fit_head, kept_apart, pooled, sample_weights
     from ..teacher import teach, write_teacher
 
-    caches, samples = [open_cache(folder) for folder in options.train], _pictures(options)
+    caches, samples = _by_pictures([open_cache(folder) for folder in options.train], _pictures(options))
     if options.val:
-        report = compare(caches, samples, open_cache(options.val), take_split(read_data(options.data[0]), "val"))
+        questions = options.questions or QUESTIONS
+        if unknown := set(questions) - set(QUESTIONS):
+            raise ValueError(f"Unknown questions {sorted(unknown)}; use some of {list(QUESTIONS)}.")
+        val_samples = take_split(read_data(options.data[0]), "val")
+        report = compare(caches, samples, open_cache(options.val), val_samples, questions)
         if options.report:
             write_json(options.report, report)
     config = HeadConfig(**_tuples(json.loads(options.config)))
@@ -154,6 +162,17 @@ def _pictures(options: argparse.Namespace) -> list[list[Sample]]:
     if len(parts) != len(options.train):
         raise ValueError(f"Expected one --data for each --train, but found {len(parts)} and {len(options.train)}.")
     return parts
+
+
+def _by_pictures(caches: list[FeatureCache], samples: list[list[Sample]]) -> tuple[list[FeatureCache], list[list[Sample]]]:
+    """Caches of other views of the same pictures as one."""
+    from ..features import join_views
+
+    found: dict[str, list[int]] = {}
+    for number, cache in enumerate(caches):
+        found.setdefault(str(cache.facts.get("data", number)), []).append(number)
+    joined = [join_views([caches[i] for i in same]) if len(same) > 1 else caches[same[0]] for same in found.values()]
+    return joined, [samples[same[0]] for same in found.values()]
 
 
 def _tuples(facts: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,108 @@
+"""`head`: comparisons, other views of the same pictures, and a teacher's file, on caches that are written by hand."""
+
+import functools
+import json
+
+import numpy as np
+import pytest
+
+from aigidetect.training import head_report
+from aigidetect.training.__main__ import main
+from aigidetect.training.datasets import digest, read_index, take_split
+from aigidetect.training.features import join_views, open_cache
+from aigidetect.training.head_tables import head_section
+from aigidetect.training.heads import HeadConfig, out_of_fold
+from aigidetect.training.teacher import key_of, read_teacher
+
+from .fit_case import write_data
+
+BLOCKS, WIDTH = (5, 6, 7, 8, 9), 2
+
+
+def write_cache(folder, samples, views, *, seed=0, conditions=None, done=None):
+    """Features in which the class shows, more clearly the later the block."""
+    rng = np.random.default_rng(seed)
+    labels = np.array([s.label for s in samples], np.float32)[None, :, None]
+    features = rng.normal(size=(views, len(samples), len(BLOCKS) * 3 * WIDTH)) + labels * np.linspace(0, 2, 30)
+    folder.mkdir(parents=True)
+    np.save(folder / "features.npy", features.astype(np.float16))
+    facts = {"data": digest(samples), "seed": seed} | ({"conditions": conditions} if conditions else {})
+    done = views * len(samples) if done is None else done
+    content = {"facts": facts, "blocks": BLOCKS, "tokens_after": 0, "done": done}
+    (folder / "cache.json").write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Pictures of the splits train and val."""
+    folder = write_data(tmp_path_factory.mktemp("data"))
+    rows = (folder / "index.tsv").read_text(encoding="utf-8").splitlines()
+    rows[1:] = [row.replace("\tline\t", f"\tline{i % 3}\t") for i, row in enumerate(rows[1:])]
+    more = [row.replace("\ttrain\t", "\tval\t").replace("\tg", "\tv") for row in rows[1:]]
+    (folder / "index.tsv").write_text("\n".join([*rows, *more]) + "\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def train(data):
+    return take_split(read_index(data), "train")
+
+
+@pytest.fixture
+def way(data, train, tmp_path, monkeypatch):
+    """Arguments of `head` for a cache of three views and one of val."""
+    monkeypatch.setattr(head_report, "FOLDS", 2)
+    monkeypatch.setattr(head_report, "_figures", functools.partial(head_report._figures, draws=5))
+    write_cache(tmp_path / "train", train, 3)
+    write_cache(tmp_path / "val", take_split(read_index(data), "val"), 3, conditions=["q96", "q75", "half+q80"])
+    return ["head", "--tower", "unused", "--data", str(data), "--train", str(tmp_path / "train")]
+
+
+def test_questions_choose_what_is_compared_and_shown(way, tmp_path, capsys):
+    report = tmp_path / "report.json"
+    assert main([*way, "--val", str(tmp_path / "val"), "--questions", "views", "blocks", "--report", str(report)]) == 0
+    rows = json.loads(report.read_text())["rows"]
+    assert [(r["what"], r["views"]) for r in rows if r["what"] == "views"] == [("views", 1), ("views", 2), ("views", 3)]
+    by_block = {tuple(r["blocks"]): r["val"]["auroc"][0] for r in rows if r["what"] == "blocks"}
+    assert by_block[9,] > by_block[5,] and {r["what"] for r in rows} == {"views", "blocks"}
+    page = head_section(report)
+    assert "### Random views" in page and "### Seeds" not in page
+    assert main([*way, "--val", str(tmp_path / "val"), "--questions", "colour"]) == 2
+    assert "penalty" in capsys.readouterr().err
+
+
+def test_other_views_of_the_same_pictures_count_as_views(way, train, tmp_path):
+    write_cache(tmp_path / "more", train, 4, seed=1, done=2 * len(train) + 3)
+    first, more = open_cache(tmp_path / "train"), open_cache(tmp_path / "more")
+    joined = join_views([first, more])
+    assert joined.complete == 5 and np.array_equal(joined.features[3:], more.features[:2])
+    both = [way[0], *way[1:5], way[4], "--train", str(tmp_path / "train"), str(tmp_path / "more")]
+    report = tmp_path / "r.json"
+    assert main([*both, "--val", str(tmp_path / "val"), "--questions", "views", "--report", str(report)]) == 0
+    assert [row["views"] for row in json.loads(report.read_text())["rows"]] == [1, 2, 3, 4, 5]
+    with pytest.raises(ValueError, match="same pictures"):
+        join_views([first, open_cache(write_cache(tmp_path / "other", train[1:], 1))])
+
+
+def test_heads_across_lines_see_aligned_fakes_but_not_those_of_pictures_held_out(train):
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(1, len(train), 6)).astype(np.float16)
+    fakes = rng.normal(size=(1, len(train), 6)).astype(np.float16)
+    config = HeadConfig(weight_decay=0.1)
+    alone = out_of_fold(features, train, config, folds=2)
+    with_fakes = out_of_fold(features, train, config, folds=2, aligned=[(fakes, train)])
+    assert not np.allclose(alone, with_fakes)
+    # What is made from a picture that a head may not see changes nothing for it.
+    fold = np.flatnonzero(alone[0] != 0)[0]
+    groups = {train[fold].group}
+    changed = fakes.copy()
+    changed[:, [s.group in groups for s in train]] += 5
+    again = out_of_fold(features, train, config, folds=2, aligned=[(changed, train)])
+    assert again[0, fold] == pytest.approx(with_fakes[0, fold], abs=1e-6)
+
+
+def test_teach_writes_an_opinion_of_every_training_picture(way, train, tmp_path):
+    out = tmp_path / "teacher.csv"
+    assert main([*way, "--teach", str(out)]) == 0
+    assert set(read_teacher(out)) == {key_of(s) for s in train}
