@@ -47,6 +47,7 @@ def results_page(
     *,
     heads: Path | None = None,
     comparisons: Path | None = None,
+    zoo: str | None = None,
     draws: int = 200,
 ) -> str:
     """The whole page.
@@ -56,9 +57,12 @@ def results_page(
         ablation: Folders of the section "Ablation"; see `ablation_section`.
         heads: File of the section on heads; see `head_section`.
         comparisons: File of further sections; see `comparison_sections`.
+        zoo: Section on all detectors, see `zoo_section`.
         draws: Bootstrap samples.
     """
     pages = [_INTRODUCTION, "## Headline\n", headline_table(folders, draws=draws, parts=_PARTS)]
+    if zoo:
+        pages.append(zoo)
     if ablation:
         pages.append(ablation_section(ablation, draws=draws))
     if heads:

@@ -53,6 +53,7 @@ def add(commands: Commands) -> None:
     results.add_argument("--ablation", nargs="+", default=[], type=Path, help="folders of variants and seeds")
     results.add_argument("--heads", default=None, type=Path, help="file that head --report wrote")
     results.add_argument("--comparisons", default=None, type=Path, help="JSON file of settings to set side by side")
+    results.add_argument("--benchmark", default=None, type=Path, help="what benchmarks/detectors.py printed: all detectors")
     results.add_argument("--draws", type=int, default=200, help="bootstrap samples of each interval")
     results.add_argument("--readme", type=Path, default=None, help="also write the headline between the marks of this file")
     results.add_argument("--manifest", type=Path, default=None, help="also store the metrics with the published detectors")
@@ -118,11 +119,14 @@ def _calibrate(options: argparse.Namespace) -> None:
 
 def _results(options: argparse.Namespace) -> None:
     from ..tables import headline_table, results_page, write_metrics, write_readme
+    from ..zoo import zoo_section
 
-    extra = {"heads": options.heads, "comparisons": options.comparisons}
-    page = results_page(options.scores, options.ablation, draws=options.draws, **extra)
     if options.manifest:
         write_metrics(options.manifest, [*options.scores, *options.ablation], draws=options.draws)
+    # After the metrics, which it shows.
+    zoo = zoo_section(options.manifest, options.benchmark) if options.benchmark else None
+    extra = {"heads": options.heads, "comparisons": options.comparisons, "zoo": zoo}
+    page = results_page(options.scores, options.ablation, draws=options.draws, **extra)
     if options.readme:
         write_readme(options.readme, headline_table(options.scores, draws=options.draws))
     if options.out:
