@@ -45,6 +45,8 @@ class AlignedSettings:
         limit: At most so many pictures, from all sources in turn.
         partial: Share of pictures in which only a region is fake, in [0, 1].
         largest: Longest side in pixels; of larger pictures a random part is taken, at native size.
+        originals: Whether the folder also holds the originals, cut alike and lossless too, as real pictures: pairs to
+            measure a detector on.
         seed: Seed of every choice.
     """
 
@@ -54,6 +56,7 @@ class AlignedSettings:
     limit: int | None = None
     partial: float = 0.0
     largest: int = 1024
+    originals: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -111,11 +114,11 @@ def make_aligned(faker: Faker, samples: Sequence[Sample], settings: AlignedSetti
     rows, failures, made, started = [], [], 0, time.monotonic()
     for number, sample in enumerate(originals, start=1):
         try:
-            row, new = _fake_file(faker, sample, settings, out)
+            own, new = _files(faker, sample, settings, out)
         except ImageError as error:
             failures.append(f"{sample.path}: {type(error).__name__}: {error}")
             continue
-        rows.append(row)
+        rows += own
         made += new
         if new and made % 50 == 0:
             each = (time.monotonic() - started) / made
@@ -124,7 +127,7 @@ def make_aligned(faker: Faker, samples: Sequence[Sample], settings: AlignedSetti
             )
     (out / "undecodable.txt").write_text("".join(f"{line}\n" for line in failures), encoding="utf-8")
     _write_index(rows, out / "index.tsv")
-    log.info("%d fakes, %d of them made now; %d originals could not be used", len(rows), made, len(failures))
+    log.info("%d originals, %d of them used now; %d could not be used", len(originals), made, len(failures))
     return failures
 
 
@@ -140,6 +143,8 @@ def _claim(out: Path, faker: Faker, settings: AlignedSettings, originals: list[S
     names = hashlib.sha256("\n".join(map(_key, originals)).encode()).hexdigest()
     facts = {"autoencoder": faker.name, "fingerprint": faker.fingerprint, "originals": names, **asdict(settings)}
     facts = json.loads(json.dumps(facts))
+    if not facts["originals"]:
+        del facts["originals"]  # as folders have it that are older than the choice
     path = out / "aligned.json"
     if path.exists():
         stored = json.loads(path.read_text(encoding="utf-8"))
@@ -167,18 +172,29 @@ def _plan(sample: Sample, settings: AlignedSettings) -> tuple[str, float, bool]:
     return f"ai/{hashlib.sha256(key.encode()).hexdigest()[:16]}.png", level, bool(rng.random() < settings.partial)
 
 
-def _fake_file(faker: Faker, sample: Sample, settings: AlignedSettings, out: Path) -> tuple[tuple[object, ...], bool]:
-    """Makes the fake of one original if it is not there; its row of the index, and whether it was made."""
+def _files(faker: Faker, sample: Sample, settings: AlignedSettings, out: Path) -> tuple[list[tuple[object, ...]], bool]:
+    """Makes what is not there of one original; its rows of the index, and whether anything was made."""
     file, level, region = _plan(sample, settings)
-    new = not (out / file).exists()
+    real = file.replace("ai/", "real/")
+    wanted = [file, real] if settings.originals else [file]
+    new = not all((out / name).exists() for name in wanted)
     if new:
-        _write_png(_make(faker, sample, settings), out / file)
+        original, fake = _make(faker, sample, settings)
+        if settings.originals:
+            (out / "real").mkdir(exist_ok=True)
+            _write_png(original, out / real)
+        _write_png(fake, out / file)
     line = f"aligned-{faker.name}"
     source = f"{line}-partial" if region else line
-    return (file, "ai", source, line, sample.split, sample.group, sample.style, level, sample.path), new
+    about = (sample.split, sample.group, sample.style)
+    rows: list[tuple[object, ...]] = [(file, "ai", source, line, *about, level, sample.path)]
+    if settings.originals:
+        rows.append((real, "real", sample.source, sample.line, *about, "", sample.path))
+    return rows, new
 
 
-def _make(faker: Faker, sample: Sample, settings: AlignedSettings) -> Pixels:
+def _make(faker: Faker, sample: Sample, settings: AlignedSettings) -> tuple[Pixels, Pixels]:
+    """The original's pixels and the fake's."""
     _, level, region = _plan(sample, settings)
     rng = _draws(_key(sample), settings.seed + 2)
     pixels = load_image(sample.path)[0].permute(1, 2, 0).numpy()
@@ -190,7 +206,8 @@ def _make(faker: Faker, sample: Sample, settings: AlignedSettings) -> Pixels:
     except ValueError as error:
         # Smaller than the autoencoder's factor.
         raise ImageError(str(error)) from error
-    return blend(pixels, fake, rng) if region else fake
+    # An autoencoder drops what does not fill its last cells.
+    return pixels[: fake.shape[0], : fake.shape[1]], blend(pixels, fake, rng) if region else fake
 
 
 def _write_png(pixels: Pixels, path: Path) -> None:
