@@ -7,11 +7,14 @@ from aigidetect.training.__main__ import main
 from aigidetect.training.aligned_set import AlignedSettings, make_aligned
 from aigidetect.training.layouts import read_data
 
+from .conftest import array
 from .test_aligned import content, data, faker  # noqa: F401
 
 
 def test_each_fake_has_its_original_beside_it(data, tmp_path):  # noqa: F811
-    make_aligned(faker(), read_data(data), AlignedSettings(largest=20, originals=True), tmp_path / "out")
+    for i in range(7):
+        Image.fromarray(array(80, 90, seed=i)).save(data / f"{i}.png")
+    make_aligned(faker(), read_data(data), AlignedSettings(largest=64, pairs=True), tmp_path / "out")
     pairs = {}
     for sample in read_data(tmp_path / "out"):
         pairs.setdefault(sample.group, {})[sample.label] = sample
@@ -19,21 +22,21 @@ def test_each_fake_has_its_original_beside_it(data, tmp_path):  # noqa: F811
     sources = {s.group: s for s in read_data(data)}
     for group, pair in pairs.items():
         real, fake = (np.asarray(Image.open(pair[label].path)).astype(int) for label in (0, 1))
-        assert real.shape == fake.shape == (20, 20, 3) and not np.array_equal(real, fake)
+        assert real.shape == fake.shape == (64, 64, 3) and not np.array_equal(real, fake)
         assert pair[0].path.suffix == pair[1].path.suffix == ".png"
         assert (pair[0].source, pair[0].line, pair[0].style) == (sources[group].source, "real", sources[group].style)
         whole = np.asarray(Image.open(sources[group].path)).astype(int)
-        windows = np.lib.stride_tricks.sliding_window_view(whole, (20, 20, 3))[:, :, 0]
+        windows = np.lib.stride_tricks.sliding_window_view(whole, (64, 64, 3))[:, :, 0]
         assert (windows == real).all(axis=(2, 3, 4)).any()
 
 
 def test_an_original_is_cut_to_what_the_autoencoder_keeps(data, tmp_path):  # noqa: F811
-    make_aligned(faker(), read_data(data), AlignedSettings(originals=True), tmp_path / "out")
+    make_aligned(faker(), read_data(data), AlignedSettings(pairs=True), tmp_path / "out")
     assert {Image.open(s.path).size for s in read_data(tmp_path / "out")} == {(44, 30)}
 
 
 def test_an_interrupted_folder_of_pairs_is_completed(data, tmp_path):  # noqa: F811
-    settings = AlignedSettings(originals=True)
+    settings = AlignedSettings(pairs=True)
     make_aligned(faker(), read_data(data), settings, tmp_path / "out")
     whole = content(tmp_path / "out")
     next((tmp_path / "out" / "real").iterdir()).unlink()
@@ -43,5 +46,5 @@ def test_an_interrupted_folder_of_pairs_is_completed(data, tmp_path):  # noqa: F
 
 def test_the_command_makes_pairs(data, tmp_path):  # noqa: F811
     out = tmp_path / "out"
-    assert main(["aligned", "--data", str(data), "--autoencoder", "resample", "--originals", "--out", str(out)]) == 0
+    assert main(["aligned", "--data", str(data), "--autoencoder", "resample", "--pairs", "--out", str(out)]) == 0
     assert sorted(s.label for s in read_data(out)) == [0] * 7 + [1] * 7

@@ -45,7 +45,7 @@ class AlignedSettings:
         limit: At most so many pictures, from all sources in turn.
         partial: Share of pictures in which only a region is fake, in [0, 1].
         largest: Longest side in pixels; of larger pictures a random part is taken, at native size.
-        originals: Whether the folder also holds the originals, cut alike and lossless too, as real pictures: pairs to
+        pairs: Whether the folder also holds the originals, cut alike and lossless too, as real pictures: pairs to
             measure a detector on.
         seed: Seed of every choice.
     """
@@ -56,7 +56,7 @@ class AlignedSettings:
     limit: int | None = None
     partial: float = 0.0
     largest: int = 1024
-    originals: bool = False
+    pairs: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -143,8 +143,8 @@ def _claim(out: Path, faker: Faker, settings: AlignedSettings, originals: list[S
     names = hashlib.sha256("\n".join(map(_key, originals)).encode()).hexdigest()
     facts = {"autoencoder": faker.name, "fingerprint": faker.fingerprint, "originals": names, **asdict(settings)}
     facts = json.loads(json.dumps(facts))
-    if not facts["originals"]:
-        del facts["originals"]  # as folders have it that are older than the choice
+    if not facts["pairs"]:
+        del facts["pairs"]  # as folders have it that are older than the choice
     path = out / "aligned.json"
     if path.exists():
         stored = json.loads(path.read_text(encoding="utf-8"))
@@ -176,11 +176,11 @@ def _files(faker: Faker, sample: Sample, settings: AlignedSettings, out: Path) -
     """Makes what is not there of one original; its rows of the index, and whether anything was made."""
     file, level, region = _plan(sample, settings)
     real = file.replace("ai/", "real/")
-    wanted = [file, real] if settings.originals else [file]
+    wanted = [file, real] if settings.pairs else [file]
     new = not all((out / name).exists() for name in wanted)
     if new:
         original, fake = _make(faker, sample, settings)
-        if settings.originals:
+        if settings.pairs:
             (out / "real").mkdir(exist_ok=True)
             _write_png(original, out / real)
         _write_png(fake, out / file)
@@ -188,7 +188,7 @@ def _files(faker: Faker, sample: Sample, settings: AlignedSettings, out: Path) -
     source = f"{line}-partial" if region else line
     about = (sample.split, sample.group, sample.style)
     rows: list[tuple[object, ...]] = [(file, "ai", source, line, *about, level, sample.path)]
-    if settings.originals:
+    if settings.pairs:
         rows.append((real, "real", sample.source, sample.line, *about, "", sample.path))
     return rows, new
 

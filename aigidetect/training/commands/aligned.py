@@ -28,7 +28,7 @@ def add(commands: Commands) -> None:
     aligned.add_argument("--limit", type=int, default=None, help="at most so many pictures, of all sources in turn")
     aligned.add_argument("--partial", type=float, default=0.0, help="share of pictures in which only a region is fake")
     aligned.add_argument("--largest", type=int, default=1024, help="longest side; larger pictures are cropped")
-    aligned.add_argument("--originals", action="store_true", help="also write the originals, as real: pairs to measure on")
+    aligned.add_argument("--pairs", action="store_true", help="also write the originals, as real: pairs to measure on")
     aligned.add_argument("--seed", type=int, default=0)
     aligned.add_argument("--out", required=True, type=Path, help="folder of the new data set")
 
@@ -44,7 +44,7 @@ def _aligned(options: argparse.Namespace) -> None:
         limit=options.limit,
         partial=options.partial,
         largest=options.largest,
-        originals=options.originals,
+        pairs=options.pairs,
         seed=options.seed,
     )
     for line in make_aligned(load_faker(options.autoencoder), read_data(*options.data), settings, options.out):
