@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from aigidetect.errors import WeightsMismatch
 from aigidetect.training.batches import Batches
+from aigidetect.training.commands.ship import _how_made
 from aigidetect.training.datasets import load_pixels, read_index
 from aigidetect.training.fit import fit
 from aigidetect.training.heads import HeadConfig, out_of_fold
@@ -94,7 +95,8 @@ def test_a_run_begins_with_the_weights_it_is_given_and_says_which(samples, tmp_p
     for key, value in begun.items():
         if "running" not in key and value.is_floating_point():
             torch.testing.assert_close(ended[key], value.half().float(), rtol=1e-6, atol=1e-6)
-    assert json.loads((tmp_path / "run" / "start.json").read_text())["file"] == "start.safetensors"
+    record = json.loads((tmp_path / "run" / "start.json").read_text())
+    assert record["file"] == "start.safetensors" and _how_made(tmp_path / "run")["start"] == record
 
 
 def test_a_run_is_not_continued_from_another_start_nor_begun_with_another_network(samples, tmp_path):

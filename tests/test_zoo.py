@@ -5,7 +5,8 @@ import json
 import pytest
 
 from aigidetect.manifest import load_manifest
-from aigidetect.training.zoo import zoo_section
+from aigidetect.training.tables import write_readme
+from aigidetect.training.zoo import zoo_section, zoo_table
 
 from .test_tables import markdown_rows
 
@@ -29,6 +30,19 @@ def test_every_name_has_one_row_and_the_best_come_first(benchmark):
     accuracies = [float(row[1].split()[0]) for row in measured]
     assert accuracies == sorted(accuracies, reverse=True)
     assert all(row[6] == "50" and row[7] == "1.3" and row[8] for row in measured)
+
+
+def test_the_readme_shows_those_with_weights_by_the_same_figures(benchmark, tmp_path):
+    whole = {row[0]: row for row in markdown_rows(zoo_section(None, benchmark), "| `")}
+    short = markdown_rows(zoo_table(None, benchmark), "| `")
+    assert {row[0] for row in short} == {name for name, row in whole.items() if row[1] != "no weights"}
+    assert all(row[1:] == [whole[row[0]][i] for i in (1, 2, 6, 5, 8)] for row in short)
+    readme = tmp_path / "README.md"
+    readme.write_text("a\n<!-- detectors -->\nold\n<!-- /detectors -->\nb\n", encoding="utf-8")
+    write_readme(readme, "new\n", "detectors")
+    assert readme.read_text(encoding="utf-8") == "a\n<!-- detectors -->\nnew\n<!-- /detectors -->\nb\n"
+    with pytest.raises(ValueError, match="<!-- results -->"):
+        write_readme(readme, "new\n")
 
 
 def test_the_size_counts_a_shared_backbone(benchmark):

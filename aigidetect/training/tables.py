@@ -105,16 +105,16 @@ def headline_table(folders: Sequence[Path], *, draws: int = 200, parts: Sequence
     return "\n".join(lines) + "\n"
 
 
-def write_readme(readme: Path, table: str) -> None:
-    """Replaces what stands between the marks `<!-- results -->` and `<!-- /results -->`.
+def write_readme(readme: Path, table: str, mark: str = "results") -> None:
+    """Replaces what stands between the marks `<!-- results -->` and `<!-- /results -->`, or others.
 
     Raises:
         ValueError: The marks are missing.
     """
-    before, found, rest = readme.read_text(encoding="utf-8").partition("<!-- results -->")
-    _, end, after = rest.partition("<!-- /results -->")
+    before, found, rest = readme.read_text(encoding="utf-8").partition(f"<!-- {mark} -->")
+    _, end, after = rest.partition(f"<!-- /{mark} -->")
     if not (found and end):
-        raise ValueError(f"{readme} has no marks '<!-- results -->' and '<!-- /results -->' to write between.")
+        raise ValueError(f"{readme} has no marks '<!-- {mark} -->' and '<!-- /{mark} -->' to write between.")
     readme.write_text(f"{before}{found}\n{table}{end}{after}", encoding="utf-8")
 
 

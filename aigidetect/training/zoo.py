@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..manifest import ManifestEntry, load_manifest
+from ..manifest import Manifest, ManifestEntry, load_manifest
 
 _PART = "test_unseen"
 _HEAD = (
@@ -43,10 +43,7 @@ def zoo_section(manifest: str | Path | None, benchmark: str | Path) -> str:
         load_manifest(Path(manifest) if manifest else None),
         json.loads(Path(benchmark).read_text(encoding="utf-8")),
     )
-    entries = [book.get(name) for name in book.names()]
-    entries.sort(key=lambda entry: (-_accuracy(entry), entry.name))
-    if not entries or _accuracy(entries[0]) < 0:
-        raise ValueError(f"No detector has figures of {_PART}; measure some with evaluate, and store them with results.")
+    entries = _best_first(book)
     facts = _metrics(entries[0], _PART)
     lines = [
         _TEXT.format(pictures=f"{facts['n_real']} real and {facts['n_ai']} AI-generated pictures", threads=costs["threads"])
@@ -54,6 +51,28 @@ def zoo_section(manifest: str | Path | None, benchmark: str | Path) -> str:
     lines += [f"| {' | '.join(_HEAD)} |", "|---" * len(_HEAD) + "|"]
     lines += [_row(entry, costs["detectors"].get(entry.full_name)) for entry in entries]
     return "\n".join(lines) + "\n"
+
+
+def zoo_table(manifest: str | Path | None, benchmark: str | Path) -> str:
+    """The detectors that have weights, with fewer columns, as Markdown; see `zoo_section`."""
+    book, costs = (
+        load_manifest(Path(manifest) if manifest else None),
+        json.loads(Path(benchmark).read_text(encoding="utf-8")),
+    )
+    lines = ["| detector | balanced accuracy, unseen generators | AUROC | ms a picture | MB | licence |", "|---" * 6 + "|"]
+    for entry in _best_first(book):
+        if entry.weights:
+            cells = _row(entry, costs["detectors"].get(entry.full_name)).strip("| ").split(" | ")
+            lines.append(f"| {' | '.join([cells[0], cells[1], cells[2], cells[6], cells[5], cells[8]])} |")
+    return "\n".join(lines) + "\n"
+
+
+def _best_first(book: Manifest) -> list[ManifestEntry]:
+    entries = [book.get(name) for name in book.names()]
+    entries.sort(key=lambda entry: (-_accuracy(entry), entry.name))
+    if not entries or _accuracy(entries[0]) < 0:
+        raise ValueError(f"No detector has figures of {_PART}; measure some with evaluate, and store them with results.")
+    return entries
 
 
 def _metrics(entry: ManifestEntry, part: str) -> dict[str, Any]:

@@ -119,7 +119,7 @@ def _calibrate(options: argparse.Namespace) -> None:
 
 def _results(options: argparse.Namespace) -> None:
     from ..tables import headline_table, results_page, write_metrics, write_readme
-    from ..zoo import zoo_section
+    from ..zoo import zoo_section, zoo_table
 
     if options.manifest:
         write_metrics(options.manifest, [*options.scores, *options.ablation], draws=options.draws)
@@ -129,6 +129,8 @@ def _results(options: argparse.Namespace) -> None:
     page = results_page(options.scores, options.ablation, draws=options.draws, **extra)
     if options.readme:
         write_readme(options.readme, headline_table(options.scores, draws=options.draws))
+        if options.benchmark:
+            write_readme(options.readme, zoo_table(options.manifest, options.benchmark), "detectors")
     if options.out:
         options.out.write_text(page, encoding="utf-8")
     else:

@@ -60,10 +60,11 @@ def _export(options: argparse.Namespace) -> None:
 def _how_made(run: Path) -> dict[str, Any]:
     if (run / "facts.json").exists():
         return {"made": read_json(run / "facts.json")}
-    from ..backbone import RECORD
+    from ..backbone import RECORD, START
     from ..fit import read_log
 
-    begun = {"backbone": read_json(run / RECORD)} if (run / RECORD).exists() else {}
+    records = {"backbone": run / RECORD, "start": run / START}
+    begun = {what: read_json(path) for what, path in records.items() if path.exists()}
     return {"training_minutes": round(sum(_call_minutes(read_log(run))), 1), **begun}
 
 
