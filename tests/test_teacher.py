@@ -15,7 +15,7 @@ from aigidetect.training.datasets import load_pixels, read_index
 from aigidetect.training.fit import fit
 from aigidetect.training.heads import HeadConfig, out_of_fold
 from aigidetect.training.run import Run
-from aigidetect.training.teacher import key_of, read_teacher, soft_targets, teach, write_teacher
+from aigidetect.training.teacher import Opinion, key_of, read_teacher, soft_targets, teach, write_teacher
 
 from .fit_case import SMALL, write_data
 from .test_clip_training import fill
@@ -30,7 +30,7 @@ def samples(tmp_path_factory):
 
 @pytest.fixture
 def opinions(samples, tmp_path):
-    write_teacher(tmp_path / "t.csv", {key_of(s): 2.0 * s.label - 0.5 for s in samples})
+    write_teacher(tmp_path / "t.csv", {key_of(s): Opinion(s.label, (2.0 * s.label, 2.0 * s.label - 1)) for s in samples})
     return tmp_path / "t.csv"
 
 
@@ -38,14 +38,15 @@ def test_the_teacher_never_saw_the_line_it_speaks_of(tmp_path):
     _, samples, _, cache = fill(tmp_path / "a")
     config = HeadConfig(blocks=(2, 3), weight_decay=0.1)
     taught = teach([cache], [samples], config, folds=2)
-    expected = out_of_fold(cache.features[:, :, cache.columns((2, 3))], samples, config, folds=2).mean(axis=0)
-    np.testing.assert_allclose([taught[key_of(s)] for s in samples], expected)
+    expected = out_of_fold(cache.features[:, :, cache.columns((2, 3))], samples, config, folds=2)
+    np.testing.assert_allclose([taught[key_of(s)].logits for s in samples], expected.T)
+    assert [taught[key_of(s)].label for s in samples] == [s.label for s in samples]
     with pytest.raises(ValueError, match="share source"):
-        teach([cache, cache], [samples, samples], config, folds=2)
+        teach([cache], [[samples[0]] * 6 + samples[1::2]], config, folds=2)
 
 
 def test_opinions_survive_the_file_and_a_foreign_file_is_refused(samples, opinions, tmp_path):
-    assert read_teacher(opinions) == {key_of(s): 2.0 * s.label - 0.5 for s in samples}
+    assert read_teacher(opinions) == {key_of(s): Opinion(s.label, (2.0 * s.label, 2.0 * s.label - 1)) for s in samples}
     (tmp_path / "other.csv").write_text("a,b\n1,2\n", encoding="utf-8")
     with pytest.raises(ValueError, match="columns"):
         read_teacher(tmp_path / "other.csv")

@@ -21,6 +21,7 @@ from aigidetect.training.fit import Run, fit
 from aigidetect.training.metrics import bootstrap, expected_calibration_error, measure
 from aigidetect.training.recipe import RECIPES, Recipe, load_recipe
 from aigidetect.training.tables import results_page
+from aigidetect.training.teacher import Opinion
 
 from .conftest import array
 
@@ -204,6 +205,23 @@ def test_thresholds_keep_the_rate_under_every_condition():
         assert point.low <= point.fpr <= point.high or point.high < point.fpr
     probabilities = np.array([sigmoid(calibration.logit([s.logit])) for s in scores])
     assert measure(np.array([float(s.label) for s in scores]), probabilities)["ece"] < 0.05
+
+
+def test_a_calibration_across_sources_keeps_the_rate_there_too_and_claims_less():
+    scores, rng = scores_of(), np.random.default_rng(3)
+    # Elsewhere the classes lie closer together, and real pictures higher.
+    across = [Opinion(i % 2, tuple(float(z) for z in i % 2 + 2 + 3 * rng.normal(size=2))) for i in range(300)]
+    plain, wide = calibrate(scores), calibrate(scores, across=across)
+    assert wide.temperature > plain.temperature
+    for point, before in zip(wide.thresholds, plain.thresholds):
+        reals = [z for opinion in across if opinion.label == 0 for z in opinion.logits]
+        assert np.mean([sigmoid(wide.logit([z])) >= point.probability for z in reals]) <= point.fpr
+        assert np.mean([sigmoid(plain.logit([z])) >= before.probability for z in reals]) > before.fpr
+        of_scores = [s.logit for s in scores if s.label == 0]
+        assert np.mean([sigmoid(wide.logit([z])) >= point.probability for z in of_scores]) <= point.fpr
+    # Many opinions weigh no more than few.
+    many = calibrate(scores, across=across * 5)
+    assert (many.temperature, many.bias) == pytest.approx((wide.temperature, wide.bias), rel=1e-3)
 
 
 def test_calibration_needs_the_headline_conditions_and_both_classes():

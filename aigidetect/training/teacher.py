@@ -1,7 +1,8 @@
-"""A teacher's opinion of each training picture, for a smaller network to learn beside the labels.
+"""Opinions of training pictures by heads that do not know where they come from.
 
-A teacher that has seen a picture repeats its label. So the logits come from heads that saw neither the picture's model line
-nor, for photographs, its source (`heads.out_of_fold`): they say how generated a picture looks to somebody who does not know.
+A head that has seen a picture repeats its label. So the logits come from heads that saw neither the picture's model line
+nor, for photographs, its source (`heads.out_of_fold`): they say how generated a picture looks to somebody who does not
+know. A smaller network can learn from them beside the labels, and a calibration can take account of them.
 
 References:
     | Distilling the Knowledge in a Neural Network (Hinton et al., 2015)
@@ -13,10 +14,10 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor, tensor
 
 from .datasets import Sample
@@ -24,7 +25,7 @@ from .features import FeatureCache
 from .heads import HeadConfig, out_of_fold
 
 Key = tuple[str, str, str]
-_COLUMNS = ("source", "group", "file", "logit")
+_COLUMNS = ("source", "group", "file", "label", "logits")
 
 
 def key_of(sample: Sample) -> Key:
@@ -32,13 +33,27 @@ def key_of(sample: Sample) -> Key:
     return sample.source, sample.group, Path(sample.path).name
 
 
+@dataclass(frozen=True)
+class Opinion:
+    """What the heads say of one picture.
+
+    Attributes:
+        label: 1 AI-generated, 0 real; not known to them.
+        logits: One for each view.
+    """
+
+    label: int
+    logits: tuple[float, ...]
+
+
 def teach(
     caches: Sequence[FeatureCache], samples: Sequence[Sequence[Sample]], config: HeadConfig, *, folds: int = 5
-) -> dict[Key, float]:
-    """Mean logit of each picture over its views, from heads that saw no picture of its line or source.
+) -> dict[Key, Opinion]:
+    """Opinions of the pictures of the first cache, from heads that saw no picture of their line or source.
 
     Args:
-        caches: Caches of train, with equally many complete views; the more of them counts as the number for all.
+        caches: Caches of train; those after the first hold aligned fakes, which the heads also see where `config.aligned` is
+            not 0.
         samples: The pictures of each, in its order.
         config: How each head is fitted.
         folds: See `out_of_fold`.
@@ -46,29 +61,29 @@ def teach(
     Raises:
         ValueError: Two pictures have the same key.
     """
-    views = min(cache.complete for cache in caches)
-    features = np.concatenate([cache.features[:views, :, cache.columns(config.blocks)] for cache in caches], axis=1)
-    pictures = [sample for part in samples for sample in part]
-    logits: NDArray[np.float32] = out_of_fold(features, pictures, config, folds=folds).mean(axis=0)
-    result = {key_of(sample): float(logit) for sample, logit in zip(pictures, logits)}
-    if len(result) < len(pictures):
-        raise ValueError(f"{len(pictures) - len(result)} pictures share source, group and file name with another.")
+    used = len(caches) if config.aligned else 1
+    cut = [cache.features[: cache.complete, :, cache.columns(config.blocks)] for cache in caches[:used]]
+    logits = out_of_fold(cut[0], samples[0], config, folds=folds, aligned=list(zip(cut[1:], samples[1:used])))
+    result = {key_of(s): Opinion(s.label, tuple(map(float, own))) for s, own in zip(samples[0], logits.T)}
+    if len(result) < len(samples[0]):
+        raise ValueError(f"{len(samples[0]) - len(result)} pictures share source, group and file name with another.")
     return result
 
 
-def write_teacher(path: str | Path, logits: Mapping[Key, float]) -> None:
-    """Writes the logits as CSV, atomically."""
+def write_teacher(path: str | Path, opinions: Mapping[Key, Opinion]) -> None:
+    """Writes the opinions as CSV, atomically."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     with open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(_COLUMNS)
-        writer.writerows([*key, f"{logit:.5f}"] for key, logit in logits.items())
+        for key, opinion in opinions.items():
+            writer.writerow([*key, opinion.label, " ".join(f"{logit:.5g}" for logit in opinion.logits)])
     os.replace(temporary, path)
 
 
-def read_teacher(path: str | Path) -> dict[Key, float]:
+def read_teacher(path: str | Path) -> dict[Key, Opinion]:
     """Reads what `write_teacher` wrote.
 
     Raises:
@@ -79,27 +94,31 @@ def read_teacher(path: str | Path) -> dict[Key, float]:
         reader = csv.DictReader(file)
         if tuple(reader.fieldnames or ()) != _COLUMNS:
             raise ValueError(f"Expected the columns {list(_COLUMNS)} in {path}, but found {reader.fieldnames}.")
-        return {(row["source"], row["group"], row["file"]): float(row["logit"]) for row in reader}
+        return {
+            (row["source"], row["group"], row["file"]): Opinion(int(row["label"]), tuple(map(float, row["logits"].split())))
+            for row in reader
+        }
 
 
-def soft_targets(samples: Sequence[Sample], logits: Mapping[Key, float], share: float) -> Tensor:
+def soft_targets(samples: Sequence[Sample], opinions: Mapping[Key, Opinion], share: float) -> Tensor:
     """Targets between label and teacher.
 
     Args:
         samples: Training pictures.
-        logits: The teacher's, for each of them.
+        opinions: One for each of them; the teacher's probability is that of the mean logit.
         share: Weight of the teacher's probability, in [0, 1]; the rest is the label's.
 
     Returns:
         (N,) float32 in [0, 1].
 
     Raises:
-        ValueError: Pictures without a logit; the message counts them and names one.
+        ValueError: Pictures without an opinion; the message counts them and names one.
     """
-    if missing := [sample for sample in samples if key_of(sample) not in logits]:
+    if missing := [sample for sample in samples if key_of(sample) not in opinions]:
         raise ValueError(
-            f"The teacher has no logit for {len(missing)} of {len(samples)} pictures, the first being {missing[0].path}; "
+            f"The teacher has no opinion of {len(missing)} of {len(samples)} pictures, the first being {missing[0].path}; "
             "make its file on the same data."
         )
-    opinion = 1 / (1 + np.exp(-np.clip([logits[key_of(sample)] for sample in samples], -50, 50)))
-    return tensor(share * opinion + (1 - share) * np.array([sample.label for sample in samples])).float()
+    logits = [float(np.mean(opinions[key_of(sample)].logits)) for sample in samples]
+    probabilities = 1 / (1 + np.exp(-np.clip(logits, -50, 50)))
+    return tensor(share * probabilities + (1 - share) * np.array([sample.label for sample in samples])).float()

@@ -42,6 +42,8 @@ def add(commands: Commands) -> None:
     calibrate.add_argument("--run", dest="folder", required=True, type=Path)
     calibrate.add_argument("--fprs", nargs="+", type=float, default=[0.01, 0.05])
 
+    across = "file of head --teach: also calibrate on training pictures whose line or source the head had not seen"
+    calibrate.add_argument("--across", default=None, type=Path, help=across)
     by_quality = "print what a calibration by blockiness of the pictures would give; needs --data"
     calibrate.add_argument("--by-quality", action="store_true", help=by_quality)
     calibrate.add_argument("--data", nargs="+", default=[], type=Path, help=DATA)
@@ -100,9 +102,11 @@ def _run_preprocess(options: argparse.Namespace) -> Preprocess:
 def _calibrate(options: argparse.Namespace) -> None:
     from ..calibrate import calibrate
     from ..evaluate import read_scores
+    from ..teacher import read_teacher
 
     scores = read_scores(options.folder / "val.csv", Calibration())
-    calibration = calibrate(scores, fprs=options.fprs)
+    across = list(read_teacher(options.across).values()) if options.across else []
+    calibration = calibrate(scores, fprs=options.fprs, across=across)
     write_json(options.folder / "calibration.json", calibration.to_dict())
     # What is stored are logits, so these scores are from now on those of the calibrated detector.
     if (stored := options.folder / "evaluation.json").exists():
