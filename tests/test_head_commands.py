@@ -106,3 +106,14 @@ def test_teach_writes_an_opinion_of_every_training_picture(way, train, tmp_path)
     out = tmp_path / "teacher.csv"
     assert main([*way, "--teach", str(out)]) == 0
     assert set(read_teacher(out)) == {key_of(s) for s in train}
+
+
+def test_a_paired_difference_is_antisymmetric_and_nothing_for_equal_logits(train):
+    rng = np.random.default_rng(0)
+    labels = np.array([s.label for s in train])
+    a, b = ((rng.normal(size=(2, len(train))) + shift * (labels - 0.5)).astype(np.float32) for shift in (4, 0))
+    forth, back = (head_report.paired_difference(x, y, train, draws=20) for x, y in ((a, b), (b, a)))
+    for name, (value, low, high) in forth.items():
+        assert value > 0 and low <= value <= high
+        assert back[name] == pytest.approx([-value, -high, -low])
+    assert head_report.paired_difference(a, a, train, draws=5)["auroc"] == [0, 0, 0]

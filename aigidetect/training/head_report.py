@@ -102,6 +102,40 @@ def holdout_figures(logits: NDArray[np.float32], samples: Sequence[Sample]) -> d
     return _figures(list(logits), samples)
 
 
+def paired_difference(
+    a: NDArray[np.float32], b: NDArray[np.float32], samples: Sequence[Sample], draws: int = 200
+) -> dict[str, list[float]]:
+    """Figures of `a` minus those of `b`, each (value, low, high); the same groups are drawn for both.
+
+    Args:
+        a: Logits (views, pictures).
+        b: Others of the same views.
+        samples: The pictures.
+        draws: Bootstrap samples.
+    """
+    labels = np.array([float(s.label) for s in samples])
+    index = np.unique([s.group for s in samples], return_inverse=True)[1]
+    rng, count = np.random.default_rng(0), index.max() + 1
+    times: list[NDArray[np.float64] | None] = [None]
+    times += [np.bincount(rng.integers(count, size=count), minlength=count)[index].astype(np.float64) for _ in range(draws)]
+
+    def mean(logits: NDArray[np.float32], weights: NDArray[np.float64] | None) -> dict[str, float]:
+        each = [measure(labels, expit(view), 0.5, weights) for view in logits]
+        return {name: float(np.mean([figures[name] for figures in each])) for name in names}
+
+    names, result = ("balanced_accuracy", "auroc"), {}
+    for name in names:
+        drawn = [mean(a, w)[name] - mean(b, w)[name] for w in times]
+        low, high = np.nanpercentile(drawn[1:], [2.5, 97.5])
+        result[name] = [round(float(x), 4) for x in (drawn[0], low, high)]
+    return result
+
+
+def expit(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Logistic function, same shape."""
+    return np.asarray(1 / (1 + np.exp(-np.clip(logits.astype(np.float64), -50, 50))))
+
+
 def in_words(samples: Sequence[Sample]) -> str:
     """Numbers of pictures of each class."""
     ai = sum(sample.label for sample in samples)
@@ -139,7 +173,7 @@ def _figures(logits: Sequence[NDArray[np.float32]], samples: Sequence[Sample], d
     """Mean over conditions or views of each figure, and its interval over groups."""
     labels, groups = np.array([float(s.label) for s in samples]), [s.group for s in samples]
     names = ("balanced_accuracy", "auroc")
-    probabilities = [1 / (1 + np.exp(-np.clip(x.astype(np.float64), -50, 50))) for x in logits]
+    probabilities = [expit(x) for x in logits]
     points = [measure(labels, p) for p in probabilities]
     # Views of one picture move together, so the interval of one of them stands for that of their mean.
     around = bootstrap(labels, probabilities[0], groups, draws=draws)

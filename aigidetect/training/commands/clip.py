@@ -68,7 +68,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="keep one of N folds of model lines and photo sources out of the training, and measure on it (holdout.json)",
+        help="keep one of N folds of model lines and photo sources out, and measure on it (holdout.json, holdout.csv)",
     )
 
 
@@ -132,8 +132,9 @@ def _adapt(options: argparse.Namespace) -> None:
     from ..clip_run import facts_of, finish
     from ..export import run_network
     from ..features import open_cache
-    from ..head_report import holdout_figures, in_words
+    from ..head_report import holdout_figures, in_words, paired_difference
     from ..heads import kept_apart
+    from ..teacher import Opinion, key_of, write_teacher
 
     if options.out is None:
         raise ValueError("adapt needs --out, the folder of the run.")
@@ -151,8 +152,14 @@ def _adapt(options: argparse.Namespace) -> None:
     if before is not None:
         pictures = [samples[0][i] for i in held]
         after = run.scores(held)
-        figures = {"head": holdout_figures(before, pictures), "adapted": holdout_figures(after, pictures)}
+        figures = {
+            "head": holdout_figures(before, pictures),
+            "adapted": holdout_figures(after, pictures),
+            "difference": paired_difference(after, before, pictures),
+        }
         write_json(options.out / "holdout.json", {"folds": options.holdout, "pictures": in_words(pictures), **figures})
+        opinions = {key_of(s): Opinion(s.label, tuple(map(float, own))) for s, own in zip(pictures, after.T)}
+        write_teacher(options.out / "holdout.csv", opinions)
     facts |= {"adapt": dataclasses.asdict(config), "steps_done": run.step}
     finish(options.out, options.tower, facts["head"]["blocks"], facts["head"]["hidden"], load_file(adapted), facts)
 
