@@ -1,21 +1,20 @@
-"""`aigidetect predict | list | fetch | verify`.
+"""`aigidetect predict | list | fetch | verify | convert`.
 
-Records go to stdout (or `--output`), one for each input in input order; progress and messages go to stderr. Exit status: 0
-all inputs were scored, 1 some were not, 2 wrong use.
+Records go to stdout (or `--output`), one for each input in input order; progress and messages go to stderr. The exit status
+is among the texts below.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from typing import IO, Any
+from collections.abc import Sequence
+from typing import Any
 
-from .errors import AigidetectError
-from .prediction import Failure, Prediction
+from .errors import AigidetectError, OutputError
 
 _EXAMPLES = """examples:
   aigidetect predict photo.jpg
@@ -23,6 +22,23 @@ _EXAMPLES = """examples:
   aigidetect predict holiday/ --fpr 0.01        fewer false alarms, more "unsure"
   aigidetect list
   aigidetect verify --all
+  aigidetect fetch npr-ms-ca:report             a checkpoint that others published
+  aigidetect convert NPR.pth --as npr -o npr.safetensors
+
+exit status:
+  0  all inputs were scored      1  some were not; their records say why
+  2  wrong use, or weights that cannot be used
+  3  the records cannot be written, for instance because the disk is full
+  130  interrupted (Ctrl-C)      141  the reader, such as `head`, closed the pipe
+"""
+
+_PREDICT_NOTES = """long runs:
+  One record is one line, and one call writes it: a run that is killed leaves whole lines in FILE. The same command with
+  --resume goes on after the last of them, and cuts a torn one away. It refuses a FILE made with other weights, another
+  --fpr or other inputs, and changes nothing then. FILE is forced to the disk (fsync) every 10 seconds and at the end: a
+  power cut loses at most the records since.
+  --isolate decodes in as many processes as --workers says. A file over which the decoder dies, or that takes longer, gets
+  a record like any other failure.
 """
 
 
@@ -38,7 +54,28 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"aigidetect {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
 
-    predict = commands.add_parser("predict", help="score files, folders and globs")
+    _add_predict(commands)
+    commands.add_parser("list", help="show all detectors")
+    fetch = commands.add_parser(
+        "fetch", help="download the weights of detectors into the cache, and convert those of others"
+    )
+    fetch.add_argument("names", nargs="+", metavar="NAME")
+    fetch.add_argument("--force", action="store_true", help="download again even if the file is here")
+    verify = commands.add_parser("verify", help="recompute the sha256 and the golden logits of detectors")
+    verify.add_argument("names", nargs="*", metavar="NAME")
+    verify.add_argument("--all", action="store_true", help="all detectors whose weights are here, and the package's files")
+    verify.add_argument("--device", default="auto")
+    _add_convert(commands)
+    return parser
+
+
+def _add_predict(commands: Any) -> None:
+    predict = commands.add_parser(
+        "predict",
+        help="score files, folders and globs",
+        epilog=_PREDICT_NOTES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     predict.add_argument("paths", nargs="+", metavar="PATH", help="a picture, a folder or a glob pattern")
     predict.add_argument("--detector", default=None, metavar="NAME", help="see `aigidetect list`")
     predict.add_argument("--weights", default=None, metavar="FILE", help="a safetensors file of your own")
@@ -50,134 +87,92 @@ def _parser() -> argparse.ArgumentParser:
     )
     predict.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     predict.add_argument("--batch-size", type=int, default=16, help="views that go through the network together")
-    predict.add_argument("--workers", type=int, default=2, help="threads that decode")
+    predict.add_argument("--workers", type=int, default=2, help="threads, or with --isolate processes, that decode")
+    predict.add_argument("--resume", action="store_true", help="go on where an earlier run with this --output ended")
+    predict.add_argument(
+        "--isolate", type=float, default=None, metavar="SECONDS", help="decode in processes, at most so long a file"
+    )
 
-    commands.add_parser("list", help="show all detectors")
-    fetch = commands.add_parser("fetch", help="download the weights of detectors into the cache")
-    fetch.add_argument("names", nargs="+", metavar="NAME")
-    fetch.add_argument("--force", action="store_true", help="download again even if the file is here")
-    verify = commands.add_parser("verify", help="recompute the sha256 and the golden logits of detectors")
-    verify.add_argument("names", nargs="*", metavar="NAME")
-    verify.add_argument("--all", action="store_true", help="all detectors whose weights are on this machine")
-    verify.add_argument("--device", default="auto")
-    return parser
+
+def _add_convert(commands: Any) -> None:
+    convert = commands.add_parser("convert", help="make a safetensors file of a checkpoint of others; runs nothing in it")
+    convert.add_argument("source", metavar="SRC", help="a .pth, .pt, .bin or .safetensors file")
+    convert.add_argument("--as", dest="name", required=True, metavar="NAME", help="detector it is of, such as npr-ca")
+    convert.add_argument("-o", "--output", default=None, metavar="FILE", help="NAME.safetensors by default")
+    convert.add_argument("--backbone", action="store_true", help="take the backbone alone, for `fit --backbone`")
+    convert.add_argument("--activation", choices=("gelu", "relu"), default=None, help="of a transformer's head; else gelu")
+    convert.add_argument("--preprocess", default=None, metavar="JSON", help="how pictures are seen; default: as originally")
+    convert.add_argument("--force", action="store_true", help="overwrite the output")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    commands = {"predict": _predict, "list": _list, "fetch": _fetch, "verify": _verify}
+    commands = {"predict": _predict, "list": _list, "fetch": _fetch, "verify": _verify, "convert": _convert}
     try:
         return commands[options.command](options)
+    except OutputError as error:
+        _silence_stdout()
+        print(f"aigidetect: {error}", file=sys.stderr)
+        return 3
     except (AigidetectError, ValueError) as error:
         print(f"aigidetect: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:
-        # The reader, such as `head`, has closed the pipe. Python would complain once more when it flushes stdout at exit.
+        _silence_stdout()
+        return 128 + 13  # what a shell says of a program that SIGPIPE ended
+    except KeyboardInterrupt:
+        kept = f"; {options.output} has whole records" if getattr(options, "output", None) else ""
+        print(f"aigidetect: interrupted{kept}", file=sys.stderr)
+        return 128 + 2
+
+
+def _silence_stdout() -> None:
+    """Python flushes stdout at exit, and would complain once more about what cannot be written."""
+    with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
 
 
 def _predict(options: argparse.Namespace) -> int:
+    from .output import Format, RecordFile, StandardOutput, header, line
     from .registry import load_detector
+    from .sources import iter_sources
 
+    chosen: Format = options.format or ("table" if options.output is None and sys.stdout.isatty() else "jsonl")
+    if options.resume and (options.output is None or chosen != "jsonl"):
+        raise ValueError("--resume needs --output FILE and the format jsonl.")
     detector = load_detector(options.detector, weights=options.weights, device=options.device)
+    inputs, done = iter_sources(options.paths, recursive=options.recursive), (0, 0)
     records = detector.stream(
-        options.paths,
+        inputs,
         batch_size=options.batch_size,
         workers=options.workers,
         recursive=options.recursive,
         fpr=options.fpr,
         progress=sys.stderr.isatty(),
+        isolate=options.isolate,
     )
-    if options.output is None:
-        chosen = options.format or ("table" if sys.stdout.isatty() else "jsonl")
-        scored, failed = _WRITERS[chosen](records, sys.stdout)
-    else:
-        with open(options.output, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            scored, failed = _WRITERS[options.format or "jsonl"](records, file)
-    print(f"{detector.name}: {scored} scored, {failed} failed", file=sys.stderr)
+    with StandardOutput() if options.output is None else RecordFile(options.output, resume=options.resume) as out:
+        if isinstance(out, RecordFile) and options.resume:
+            threshold, _, fpr = detector.calibration.threshold(options.fpr)
+            facts: dict[str, Any] = {"detector": detector.name, "weights_sha256": detector.weights_sha256}
+            done = out.skip_done(inputs, **facts, threshold=threshold, fpr=fpr)
+        out.write(header(chosen))
+        scored, failed = done
+        for record in records:
+            out.write(line(record, chosen))
+            scored, failed = scored + record.ok, failed + (not record.ok)
+    earlier = f", {sum(done)} of them earlier" if options.resume else ""
+    print(f"{detector.name}: {scored} scored, {failed} failed{earlier}", file=sys.stderr)
     if scored + failed == 0:
         print("aigidetect: no pictures found; give files, or folders that hold some", file=sys.stderr)
         return 2
     return 1 if failed else 0
 
 
-def _write_jsonl(records: Iterable[Prediction | Failure], out: IO[str]) -> tuple[int, int]:
-    def write(record: Prediction | Failure) -> None:
-        # ASCII escapes keep names in odd encodings writable on every terminal and readable again.
-        out.write(json.dumps(record.to_dict()) + "\n")
-        out.flush()
-
-    return _count(records, write)
-
-
-_COLUMNS = (
-    "source",
-    "verdict",
-    "probability",
-    "threshold",
-    "fpr",
-    "probability_mean",
-    "probability_std",
-    "probability_low",
-    "probability_high",
-    "format",
-    "width",
-    "height",
-    "jpeg_quality",
-    "detector",
-    "weights_sha256",
-    "error",
-    "message",
-)
-
-
-def _write_csv(records: Iterable[Prediction | Failure], out: IO[str]) -> tuple[int, int]:
-    writer = csv.DictWriter(out, _COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-
-    def write(record: Prediction | Failure) -> None:
-        facts = record.to_dict()
-        spread = {f"probability_{key}": value for key, value in (facts.get("uncertainty") or {}).items()}
-        row = {**facts, **facts.get("image", {}), **spread}
-        writer.writerow({key: _printable(value) if isinstance(value, str) else value for key, value in row.items()})
-
-    return _count(records, write)
-
-
-def _write_table(records: Iterable[Prediction | Failure], out: IO[str]) -> tuple[int, int]:
-    def write(record: Prediction | Failure) -> None:
-        if isinstance(record, Prediction):
-            out.write(f"{record.verdict:<7}{record.probability:6.3f}  {_printable(record.source)}\n")
-        else:
-            out.write(f"{'failed':<7}{'':6}  {_printable(record.source)}: {_printable(record.message)}\n")
-
-    return _count(records, write)
-
-
-def _printable(text: str) -> str:
-    """Text without what a terminal would obey or could not encode: control characters and half surrogates escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-_WRITERS: dict[str, Callable[[Iterable[Prediction | Failure], IO[str]], tuple[int, int]]] = {
-    "jsonl": _write_jsonl,
-    "csv": _write_csv,
-    "table": _write_table,
-}
-
-
-def _count(records: Iterable[Prediction | Failure], write: Callable[[Prediction | Failure], None]) -> tuple[int, int]:
-    scored = failed = 0
-    for record in records:
-        write(record)
-        scored, failed = scored + record.ok, failed + (not record.ok)
-    return scored, failed
-
-
 def _list(options: argparse.Namespace) -> int:
+    from .foreign import FOREIGN
     from .manifest import load_manifest
 
     manifest = load_manifest()
@@ -185,6 +180,8 @@ def _list(options: argparse.Namespace) -> int:
         entry = manifest.get(name)
         facts = _summary(entry)
         print(f"{entry.full_name:<18}{facts}")
+    for foreign in FOREIGN:
+        print(f"{foreign.name:<18}published by others: `aigidetect fetch {foreign.name}` gets it from {foreign.repository}")
     return 0
 
 
@@ -202,8 +199,30 @@ def _fetch(options: argparse.Namespace) -> int:
 
     manifest = load_manifest()
     for name in options.names:
+        if ":" in name:
+            from .fetch_foreign import fetch_foreign
+
+            print(f"{name}: {fetch_foreign(name, force=options.force)}")
+            continue
         entry = manifest.get(name)
         print(f"{entry.full_name}: {fetch(entry, force=options.force)}")
+    return 0
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from .convert_file import convert_file
+
+    made = convert_file(
+        options.source,
+        options.name,
+        options.output,
+        backbone=options.backbone,
+        activation=options.activation,
+        preprocess=None if options.preprocess is None else json.loads(options.preprocess),
+        force=options.force,
+    )
+    print(f"{made.path}: {made.tensors} tensors, preprocessing {made.preprocess}, not calibrated", file=sys.stderr)
+    print(made.next_step)
     return 0
 
 
@@ -216,15 +235,31 @@ def _verify(options: argparse.Namespace) -> int:
     if not names:
         print("aigidetect: name detectors to verify, or use --all", file=sys.stderr)
         return 2
-    failed = 0
+    failed = _verify_files() if options.all else 0
     for name in names:
-        entry = manifest.get(name)
+        entry = manifest.get(name.partition(":")[0])
+        shown = name if ":" in name else entry.full_name
         try:
             detector = load_detector(name, device=options.device, local_files_only=options.all)
-            difference = verify_detector(detector, entry)
+            golden = "" if ":" in name else f"  golden logits within {verify_detector(detector, entry):.2g}"
         except AigidetectError as error:
             failed += 1
-            print(f"{entry.full_name:<18}FAILED  {error}")
+            print(f"{shown:<18}FAILED  {error}")
         else:
-            print(f"{entry.full_name:<18}ok  sha256 {detector.weights_sha256}  golden logits within {difference:.2g}")
+            print(f"{shown:<18}ok  sha256 {detector.weights_sha256}{golden or '  converted; no golden logits are known'}")
     return 1 if failed else 0
+
+
+def _verify_files() -> int:
+    from .installed import check_installed
+    from .output import printable
+
+    found = check_installed()
+    start = f"{'package files':<18}"
+    if found.wrong:
+        shown = ", ".join(map(printable, found.wrong[:5])) + (" and more" if len(found.wrong) > 5 else "")
+        print(f"{start}FAILED  {shown}: not as installed. Run `pip install --force-reinstall aigidetect`.")
+        return 1
+    rest = "" if found.covers_code else "; the code is not among them, because this install is editable or a checkout"
+    print(f"{start}ok  {found.checked} files have the sha256 of the installed RECORD{rest}")
+    return 0

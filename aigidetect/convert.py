@@ -16,7 +16,8 @@ from .errors import WeightsMismatch
 from .models import resnet
 from .models.npr_resnet import VARIANTS, build
 
-_WRAPPERS = ("model", "state_dict", "model_state_dict")
+# Keys under which a file may hold its state dict.
+WRAPPERS = ("model", "state_dict", "model_state_dict")
 
 # Original prefix -> ours. A file may hold every group although its variant uses none of them: all were created with the
 # class, and the unused ones kept their initial values. So a variant is never inferred from the keys that are present.
@@ -49,14 +50,14 @@ def unwrap(checkpoint: Mapping[str, object]) -> dict[str, Tensor]:
         WeightsMismatch: No tensors are found.
     """
     inner: Mapping[str, object] = checkpoint
-    for key in _WRAPPERS:
+    for key in WRAPPERS:
         candidate = checkpoint.get(key)
         if isinstance(candidate, Mapping):
             inner = candidate
     state = {str(key).removeprefix("module."): value for key, value in inner.items() if isinstance(value, Tensor)}
     if not state:
         raise WeightsMismatch(
-            f"Expected a state dict, bare or under one of {list(_WRAPPERS)}, but found the keys {list(checkpoint)[:5]}."
+            f"Expected a state dict, bare or under one of {list(WRAPPERS)}, but found the keys {list(checkpoint)[:5]}."
         )
     return state
 
@@ -93,9 +94,6 @@ def convert_npr(checkpoint: Mapping[str, object], name: str) -> dict[str, Tensor
 
 def convert_resnet(checkpoint: Mapping[str, object], name: str) -> dict[str, Tensor]:
     """State dict of an original ResNet-50 -> that of one of our ResNet-50 detectors.
-
-    The file of the plain network also holds its loss function. `torch.load(file, weights_only=True)` reads it within
-    `torch.serialization.safe_globals([torch.nn.CrossEntropyLoss])`.
 
     Args:
         checkpoint: What the original saved, see `unwrap`.

@@ -188,7 +188,8 @@ def _checked(state: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[s
     if unknown := [key for key in state if key not in expected]:
         raise WeightsMismatch(f"{len(unknown)} tensors belong to another network, such as {unknown[:5]} in our names.")
     if missing := [key for key in expected if key not in state]:
-        alone = " Does the file hold a backbone alone? Then use convert_backbone." if "head.fc1.weight" in missing else ""
+        hint = " Does the file hold a backbone alone? Then use --backbone, or convert_backbone."
+        alone = hint if "head.fc1.weight" in missing else ""
         raise WeightsMismatch(f"The checkpoint lacks {len(missing)} tensors, in our names such as {missing[:5]}.{alone}")
     for key, value in state.items():
         if value.shape != expected[key].shape:

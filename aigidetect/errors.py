@@ -4,12 +4,17 @@ AigidetectError
 ├── UnknownDetectorError (KeyError)      no detector of that name
 ├── ManifestError (ValueError)           weights_manifest.json is not what it should be
 ├── WeightsError (OSError)               a checkpoint cannot be used
+│   ├── CheckpointRefused                a pickle asks for more than tensors
 │   ├── WeightsMismatch                  its bytes, keys or shapes are not the published ones
 │   └── WeightsNotAvailable              it is not here and cannot be fetched
-└── ImageError (ValueError)              an input cannot become pixels
-    ├── ImageTooLarge                    over the byte or pixel limit
-    ├── ImageTruncated                   the file ends early or its data are damaged
-    └── UnsupportedImage                 not a picture, or not in a supported format
+├── ImageError (ValueError)              an input cannot become pixels
+│   ├── ImageTooLarge                    over the byte or pixel limit
+│   ├── ImageTruncated                   the file ends early or its data are damaged
+│   ├── UnsupportedImage                 not a picture, or not in a supported format
+│   ├── DecoderCrashed                   the process that decoded it died
+│   └── DecoderTimeout                   decoding it took longer than allowed
+├── OutputError (OSError)                records cannot be written
+└── ResumeError (ValueError)             a file of records does not belong to this run
 """
 
 
@@ -31,6 +36,10 @@ class ManifestError(AigidetectError, ValueError):
 
 class WeightsError(AigidetectError, OSError):
     """A checkpoint cannot be used."""
+
+
+class CheckpointRefused(WeightsError):
+    """A pickled checkpoint asks for something else than tensors, or for more memory or time than its size explains."""
 
 
 class WeightsMismatch(WeightsError):
@@ -55,3 +64,19 @@ class ImageTruncated(ImageError):
 
 class UnsupportedImage(ImageError):
     """The input is not a picture, or not in a supported format."""
+
+
+class DecoderCrashed(ImageError):
+    """The process that decoded the input died."""
+
+
+class DecoderTimeout(ImageError):
+    """Decoding the input took longer than allowed."""
+
+
+class OutputError(AigidetectError, OSError):
+    """Records cannot be written."""
+
+
+class ResumeError(AigidetectError, ValueError):
+    """A file of records cannot be continued: it was made with other weights, settings or inputs, or by something else."""

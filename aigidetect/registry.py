@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from pathlib import Path
 
 import torch
@@ -12,11 +11,15 @@ from torch import Tensor
 from .calibration import Calibration
 from .detector import Detector
 from .errors import ManifestError, WeightsMismatch, WeightsNotAvailable
+from .foreign import as_converted, find_foreign, get_foreign
 from .layers.low_rank import merge_low_rank
 from .layers.quantised import dequantise
 from .manifest import ManifestEntry, load_manifest
 from .models import load_architecture
 from .preprocess import Preprocess, from_dict
+from .selftest import check_once
+from .selftest import golden_views as golden_views
+from .selftest import verify_detector as verify_detector
 from .state import load_into
 from .weights import load_state_dict, locate
 
@@ -27,7 +30,8 @@ log = logging.getLogger(__name__)
 
 
 def list_detectors() -> list[str]:
-    """Names that `load_detector` takes, sorted. Those without published weights are among them; see `aigidetect list`."""
+    """Names that `load_detector` takes, sorted. Those without published weights are among them; see `aigidetect list`, which
+    also has the checkpoints of others."""
     return load_manifest().names()
 
 
@@ -49,11 +53,14 @@ def load_detector(
     Args:
         name: A name of `list_detectors`, for instance `"npr-ms-ca"` (its newest version) or `"npr-ms-ca@1"` (that one).
             None takes the best detector whose weights are on this machine; its name is logged and in every prediction.
+            Or a checkpoint that others published and `aigidetect fetch` has converted, such as `"npr-ms-ca:report"`, with
+            its own preprocessing and, since none was measured, without calibration.
         device: Torch device; `"auto"` is CUDA where available, else the CPU.
         dtype: What the network computes in, see `Detector`; None means float32.
         weights: A safetensors file of your own for the same architecture. Its hash is not compared with the published one
             but is shown in every prediction, the detector is called `name+custom`, and the published calibration, which
-            belongs to the published weights, is not used: the verdict is a plain comparison with 0.5.
+            belongs to the published weights, is not used: the verdict is a plain comparison with 0.5. A file that
+            `aigidetect convert` wrote also brings its own preprocessing and options.
         revision: Commit on the Hub instead of the published one. The published hash still has to match.
         local_files_only: Never use the network.
         cache_dir: Cache folder instead of huggingface_hub's own.
@@ -61,19 +68,22 @@ def load_detector(
     Raises:
         UnknownDetectorError: No detector of that name.
         WeightsNotAvailable: The weights are not here and could not be fetched, or were never published.
-        WeightsMismatch: The weights are not the published ones, or do not fit the architecture.
+        WeightsMismatch: The weights are not the published ones, or do not fit the architecture, or this machine computes
+            wrong numbers with them: one view is compared with its published logit at the first load in a process.
+        ValueError: `weights` or `revision` together with a checkpoint of others.
     """
+    if name is not None and ":" in name:
+        if weights is not None or revision is not None:
+            raise ValueError(f"{name!r} is one particular file; leave weights and revision out.")
+        return _load_foreign(name, cache_dir, device, dtype)
     entry = load_manifest().get(name or default_detector(cache_dir=cache_dir))
     state, sha256 = load_state_dict(
         entry, weights=weights, revision=revision, local_files_only=local_files_only, cache_dir=cache_dir
     )
-    network = build_network(entry)
-    try:
-        load_into(network, merge_low_rank(dequantise(state)), origin=str(weights or entry.full_name))
-    except ValueError as error:
-        raise WeightsMismatch(f"The weights of {weights or entry.full_name} are not whole: {error}") from error
-    return Detector(
-        network,
+    if weights is not None:
+        entry = as_converted(entry, locate(entry, weights=weights))
+    detector = Detector(
+        _filled(entry, state, str(weights or entry.full_name)),
         entry_preprocess(entry),
         Calibration() if weights is not None else entry_calibration(entry),
         name=entry.full_name if weights is None else f"{entry.full_name}+custom",
@@ -81,6 +91,35 @@ def load_detector(
         device=device,
         dtype=dtype,
     )
+    if weights is None:
+        check_once(detector, entry)
+    return detector
+
+
+def _load_foreign(
+    name: str, cache_dir: str | Path | None, device: str | torch.device, dtype: torch.dtype | None
+) -> Detector:
+    foreign = get_foreign(name)
+    entry = load_manifest().get(foreign.detector)
+    path, recorded = find_foreign(foreign, cache_dir)
+    state, sha256 = load_state_dict(entry, weights=path)
+    if sha256 != recorded:
+        raise WeightsMismatch(
+            f"{path} has changed since it was converted: expected sha256 {recorded}, but got {sha256}. It was not loaded. "
+            f"Run `aigidetect fetch {name} --force`."
+        )
+    entry = as_converted(entry, path)
+    network, preprocess = _filled(entry, state, str(path)), entry_preprocess(entry)
+    return Detector(network, preprocess, Calibration(), name=name, weights_sha256=sha256, device=device, dtype=dtype)
+
+
+def _filled(entry: ManifestEntry, state: dict[str, Tensor], origin: str) -> torch.nn.Module:
+    network = build_network(entry)
+    try:
+        load_into(network, merge_low_rank(dequantise(state)), origin=origin)
+    except ValueError as error:
+        raise WeightsMismatch(f"The weights of {origin} are not whole: {error}") from error
+    return network
 
 
 def default_detector(*, cache_dir: str | Path | None = None) -> str:
@@ -141,41 +180,3 @@ def entry_calibration(entry: ManifestEntry) -> Calibration:
         return Calibration.from_dict(entry.calibration) if entry.calibration else Calibration()
     except (TypeError, ValueError) as error:
         raise ManifestError(f"Detector {entry.full_name!r} has a broken calibration: {error}") from error
-
-
-def golden_views(preprocess: Preprocess) -> Tensor:
-    """The input of the numerical self-test, recipe `"noise-v1"`: views of an integer pattern that any machine can make.
-
-    Returns:
-        (T, 3, S, S) float32: what `preprocess` makes of a (3, 300, 420) uint8 picture with low and high frequencies.
-    """
-    rows, columns = torch.arange(300)[:, None], torch.arange(420)[None, :]
-    channels = [
-        ((rows * (3 + c) + columns * (5 - c)) // 4 + (rows * rows * 7 + columns * columns * 13) % 61) % 256 for c in range(3)
-    ]
-    return preprocess(torch.stack(channels).to(torch.uint8))
-
-
-def verify_detector(detector: Detector, entry: ManifestEntry) -> float:
-    """Numerical self-test: recomputes the golden logits.
-
-    Returns:
-        Largest difference to the published logits.
-
-    Raises:
-        WeightsNotAvailable: The entry has no golden logits.
-        WeightsMismatch: The difference exceeds the entry's tolerance: the machine computes wrong numbers, or the code and
-            the weights do not belong together.
-    """
-    if not entry.golden:
-        raise WeightsNotAvailable(f"Detector {entry.full_name!r} has no golden logits to compare with.")
-    [logits] = detector.view_logits([golden_views(detector.preprocess)])
-    expected = entry.golden["logits"]
-    difference = math.inf if len(logits) != len(expected) else max(abs(a - b) for a, b in zip(logits, expected))
-    if not difference <= entry.golden["tolerance"]:
-        raise WeightsMismatch(
-            f"Detector {detector.name!r} differs by {difference:.3g} from its golden logits (tolerance "
-            f"{entry.golden['tolerance']:g}) on {detector.device} in {detector.dtype}; try device='cpu' and float32, and "
-            "reinstall aigidetect if that fails too."
-        )
-    return difference

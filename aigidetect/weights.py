@@ -1,4 +1,4 @@
-"""Manifest entry -> verified state dict. The only file that may touch the network.
+"""Manifest entry -> verified state dict. With `fetch_foreign`, the only file that may touch the network.
 
 A checkpoint is looked for in this order; the first place that has it is taken:
 
@@ -91,7 +91,7 @@ def load_state_dict(
     except Exception as error:  # the parser's own errors and, for odd headers, KeyError, ValueError and more
         raise WeightsMismatch(
             f"{found.path} is not an intact safetensors file ({type(error).__name__}: {error}). A pickled checkpoint "
-            "(.pth, .pt, .bin, .ckpt) must first become safetensors; aigidetect.convert renames the tensors of known ones."
+            "(.pth, .pt, .bin, .ckpt) of a known network becomes one by `aigidetect convert FILE --as NAME`."
         ) from error
     if entry.backbone is not None:
         shared, _ = load_state_dict(_backbone(entry), local_files_only=local_files_only, cache_dir=cache_dir)

@@ -1,14 +1,12 @@
 """The ResNet-50s against outputs of the original code."""
 
 import functools
-import io
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from aigidetect.convert import convert_resnet
 from aigidetect.errors import WeightsMismatch
@@ -128,16 +126,6 @@ def test_every_wrapping_of_a_checkpoint_is_read_alike(wrap, prefix):
     converted = convert_resnet(wrap(state), name)
     assert {"conv1.weight", "layer4.2.bn3.bias", "attention.conv.bias", "fc.weight_rho"} <= converted.keys()
     assert converted["fc.weight_mu"] is state[f"{prefix}classifier.weight_mu"]
-
-
-def test_a_file_with_its_loss_opens_as_the_documentation_says():
-    file = io.BytesIO()
-    torch.save({"model_state_dict": {"fc.bias": torch.ones(2)}, "epoch": 10, "loss": nn.CrossEntropyLoss()}, file)
-    file.seek(0)
-    with torch.serialization.safe_globals([nn.CrossEntropyLoss]):
-        checkpoint = torch.load(file, weights_only=True)
-    with pytest.raises(WeightsMismatch, match="lacks 319 tensors"):
-        convert_resnet(checkpoint, "resnet50")
 
 
 def test_what_is_no_checkpoint_of_the_detector_is_refused_with_the_reason():
