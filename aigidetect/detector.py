@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, overload
 
@@ -14,8 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from .calibration import Calibration, sigmoid
-from .errors import AigidetectError, WeightsError
+from .errors import AigidetectError, ImageTooLarge, WeightsError
 from .images import describe_source, load_image
+from .isolation import Isolation
+from .pipeline import map_in_order, show_progress, survive_fork
 from .prediction import Failure, ImageInfo, Prediction
 from .preprocess import Preprocess
 from .sources import iter_sources
@@ -23,6 +25,7 @@ from .uncertainty import Draws
 
 OnError = Literal["record", "raise"]
 Progress = bool | Callable[[int], None]
+Load = Callable[[object], tuple[Tensor, ImageInfo]]
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,7 @@ class Detector:
             ValueError: No threshold was measured at `fpr`.
         """
         self.calibration.threshold(fpr)
+        survive_fork(self.device)
         if isinstance(x, (list, tuple)):
             prepared = (self._prepare(item) for item in x)
             return [record for record, _ in self._records(prepared, batch_size=16, fpr=fpr)]
@@ -129,6 +133,7 @@ class Detector:
         recursive: bool = True,
         fpr: float | None = None,
         progress: Progress = False,
+        isolate: float | None = None,
     ) -> Iterator[Prediction | Failure]:
         """Scores a folder, a glob, an iterable, or a nested mix of them, lazily.
 
@@ -144,6 +149,8 @@ class Detector:
             recursive: Whether folders are searched to the bottom.
             fpr: See `predict`.
             progress: True shows a bar on stderr; a function is called with the number of records so far.
+            isolate: Seconds for each path or bytes, which then are decoded in `workers` processes instead of this one: one
+                that dies or takes longer becomes a Failure. None: no processes, no limit. See `aigidetect.isolation`.
 
         Yields:
             Prediction or Failure.
@@ -152,37 +159,49 @@ class Detector:
             ValueError: An argument out of its range.
         """
         # The arguments are checked here, in the call, and not at the first record.
-        if batch_size < 1 or workers < 1:
-            raise ValueError(f"Expected batch_size and workers of at least 1, but got {batch_size} and {workers}.")
-        if on_error not in ("record", "raise"):
-            raise ValueError(f"Expected on_error 'record' or 'raise', but got {on_error!r}.")
+        _check_options(batch_size, workers, on_error, isolate)
         self.calibration.threshold(fpr)
-        records = self._stream(source, batch_size, workers, on_error, recursive, fpr)
-        return _show(records, progress) if progress else records
+        inputs = iter_sources(source, recursive=recursive)
+        records = self._stream(inputs, batch_size, workers, on_error, fpr, isolate)
+        return show_progress(records, progress) if progress else records
 
     def predict_folder(self, folder: object, **options: Any) -> list[Prediction | Failure]:
         """`list(stream(folder, **options))`: all records of a folder at once."""
         return list(self.stream(folder, **options))
 
     def _stream(
-        self, source: object, batch_size: int, workers: int, on_error: OnError, recursive: bool, fpr: float | None
+        self,
+        inputs: Iterator[object],
+        batch_size: int,
+        workers: int,
+        on_error: OnError,
+        fpr: float | None,
+        isolate: float | None,
     ) -> Iterator[Prediction | Failure]:
-        prepared = _map_in_order(self._prepare, iter_sources(source, recursive=recursive), workers)
-        # Closed here, so that the threads end with the stream, even if a traceback keeps its frames alive.
-        with contextlib.closing(prepared):
+        survive_fork(self.device)
+        # Closed here, so that threads and processes end with the stream, even if a traceback keeps its frames alive.
+        with contextlib.ExitStack() as stack:
+            load = stack.enter_context(Isolation(workers, isolate)).load if isolate else load_image
+            prepare = functools.partial(self._prepare, load=load)
+            prepared = stack.enter_context(contextlib.closing(map_in_order(prepare, inputs, workers)))
             for record, error in self._records(prepared, batch_size, fpr):
                 if error is not None and on_error == "raise":
                     raise error
                 yield record
 
-    def _prepare(self, item: object) -> _Ready | _Broken:
+    def _prepare(self, item: object, load: Load = load_image) -> _Ready | _Broken:
         """Input -> views, or the error that says why not."""
         source = describe_source(item)
         try:
-            pixels, image = load_image(item)  # (3, H, W) uint8
+            pixels, image = load(item)  # (3, H, W) uint8
             return _Ready(source, self.preprocess(pixels), image)  # (T, 3, S, S)
         except (AigidetectError, TypeError) as error:
             return _Broken(source, error)
+        except (MemoryError, RuntimeError) as error:
+            # torch has no type of its own for this one.
+            if not isinstance(error, MemoryError) and "allocate memory" not in str(error):
+                raise
+            return _Broken(source, ImageTooLarge("The views do not fit into memory; cut out the part that matters."))
 
     def _records(
         self, prepared: Iterable[_Ready | _Broken], batch_size: int, fpr: float | None
@@ -205,7 +224,8 @@ class Detector:
         rows = iter(self._view_rows([item.views for item in ready], batch_size))
         for item in items:
             if isinstance(item, _Broken):
-                yield Failure(item.source, type(item.error).__name__, str(item.error), self.name), item.error
+                kind, message = type(item.error).__name__, str(item.error)
+                yield Failure(item.source, kind, message, self.name, self.weights_sha256), item.error
             else:
                 yield self._prediction(item, next(rows), fpr), None
 
@@ -222,6 +242,7 @@ class Detector:
         Raises:
             WeightsError: The network returned a number that is not finite.
         """
+        survive_fork(self.device)
         return [tuple(row[0] for row in rows) for rows in self._view_rows(views, batch_size)]
 
     @torch.inference_mode()
@@ -265,30 +286,10 @@ class Detector:
         )
 
 
-def _map_in_order(
-    function: Callable[[object], _Ready | _Broken], items: Iterable[object], workers: int
-) -> Generator[_Ready | _Broken, None, None]:
-    """`map` over threads that keeps the order and runs at most `2 * workers` items ahead."""
-    pending: deque[Future[_Ready | _Broken]] = deque()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="aigidetect-decode")
-    try:
-        for item in items:
-            pending.append(pool.submit(function, item))
-            if len(pending) > 2 * workers:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        # Reached also when the caller drops the generator half-way.
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _show(records: Iterator[Prediction | Failure], progress: Progress) -> Iterator[Prediction | Failure]:
-    if callable(progress):
-        for number, record in enumerate(records, start=1):
-            yield record
-            progress(number)
-        return
-    from tqdm.auto import tqdm  # comes with huggingface_hub
-
-    yield from tqdm(records, unit=" images")
+def _check_options(batch_size: int, workers: int, on_error: str, isolate: float | None) -> None:
+    if batch_size < 1 or workers < 1:
+        raise ValueError(f"Expected batch_size and workers of at least 1, but got {batch_size} and {workers}.")
+    if on_error not in ("record", "raise"):
+        raise ValueError(f"Expected on_error 'record' or 'raise', but got {on_error!r}.")
+    if isolate is not None and not 0 < isolate < threading.TIMEOUT_MAX:
+        raise ValueError(f"Expected isolate in seconds, more than 0, or None, but got {isolate}.")

@@ -106,17 +106,19 @@ class Failure:
         error: Class name of the error, for instance `"ImageTruncated"`.
         message: What was wrong and what would work.
         detector: Name and version of the detector that was asked.
+        weights_sha256: Hash of its weights file; None for a detector built from a bare network.
     """
 
     source: str
     error: str
     message: str
     detector: str
+    weights_sha256: str | None = None
 
     ok: Literal[False] = False
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready dictionary: plain str and bool only."""
+        """JSON-ready dictionary: plain str, bool and None only."""
         return asdict(self)
 
 
