@@ -5,6 +5,7 @@ Policies:
     limits        bytes and pixels are checked before anything is decoded
     formats       an allow-list; the content decides, not the file's name
     damage        a file that ends early or is corrupt is an error, never half a picture
+    effort        files of more frames, segments, chunks or strips than pictures need are refused before they are walked
     orientation   the EXIF orientation is applied by transposing, which moves pixels and changes none
     16 bit        scaled to 8 bit by rounding, not clipped
     alpha         composited over white
@@ -21,8 +22,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -34,9 +33,12 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.MpoImagePlugin import MpoImageFile
 from torch import Tensor
 
+from .containers import check_container
 from .errors import AigidetectError, ImageError, ImageTooLarge, ImageTruncated, UnsupportedImage
+from .files import check_bytes, read_file, read_object
 from .jpeg import estimate_jpeg_quality, read_whole
 from .prediction import ImageInfo
+from .tiff import check_tiff
 
 DEFAULT_MAX_BYTES = 256 * 2**20
 DEFAULT_MAX_PIXELS = 150_000_000  # below Pillow's own limit of twice 89,478,485
@@ -48,7 +50,6 @@ _TAKES = (
     "a path (str or Path), bytes, a binary file object, a PIL image, a numpy array (H, W), (H, W, 3) or (H, W, 4), or a "
     "torch tensor (3, H, W); arrays and tensors RGB, uint8 or float in [0, 1]"
 )
-_URL = re.compile(r"(?i)(?:[a-z][a-z0-9+.-]+://|data:)")
 _ORIENTATION = 0x0112
 _FLIP = Image.Transpose
 _TURNS = {
@@ -91,9 +92,9 @@ def load_image(
 
 def _load(source: object, max_bytes: int, max_pixels: int) -> tuple[Tensor, ImageInfo]:
     if isinstance(source, (str, os.PathLike)):
-        return _decode(_read_file(os.fspath(source), max_bytes), max_pixels)
+        return _decode(read_file(os.fspath(source), max_bytes), max_pixels)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        _check_bytes(source.nbytes if isinstance(source, memoryview) else len(source), max_bytes)
+        check_bytes(source.nbytes if isinstance(source, memoryview) else len(source), max_bytes)
         return _decode(bytes(source), max_pixels)
     if isinstance(source, Image.Image):
         return _from_pil(source, max_pixels)
@@ -102,7 +103,7 @@ def _load(source: object, max_bytes: int, max_pixels: int) -> tuple[Tensor, Imag
     if isinstance(source, Tensor):
         return _from_tensor(source, max_pixels)
     if callable(read := getattr(source, "read", None)):
-        return _decode(_read_object(read, max_bytes), max_pixels)
+        return _decode(read_object(read, max_bytes), max_pixels)
     raise TypeError(f"Expected {_TAKES}; but got {type(source).__name__}.")
 
 
@@ -119,11 +120,6 @@ def describe_source(source: object) -> str:
     return f"<{type(source).__name__}>"
 
 
-def _check_bytes(size: int, limit: int) -> None:
-    if size > limit:
-        raise ImageTooLarge(f"The input has {size:,} bytes, the limit is {limit:,}; raise max_bytes if you trust it.")
-
-
 def _check_pixels(width: int, height: int, limit: int) -> None:
     if width * height > limit:
         raise ImageTooLarge(
@@ -134,39 +130,6 @@ def _check_pixels(width: int, height: int, limit: int) -> None:
         raise ImageError(f"Expected at least one pixel, but the picture has {width}x{height}.")
 
 
-def _read_file(path: str | bytes, limit: int) -> bytes:
-    name = os.fsdecode(path)
-    if _URL.match(name) and not os.path.exists(path):
-        raise UnsupportedImage(f"{name[:80]!r} looks like a URL; download the file first and give its path.")
-    try:
-        status = os.stat(path)
-        if stat.S_ISDIR(status.st_mode):
-            raise UnsupportedImage(f"{name!r} is a folder that cannot be scored as one picture; use stream() for folders.")
-        # Opening a pipe or a device could wait for ever.
-        if not stat.S_ISREG(status.st_mode):
-            raise UnsupportedImage(f"{name!r} is not a regular file; copy its content to one.")
-        _check_bytes(status.st_size, limit)
-        with open(path, "rb") as file:
-            return _read_object(file.read, limit)
-    except ImageError:
-        raise
-    except FileNotFoundError as error:
-        raise ImageError(f"There is no file {name!r}; check the path and the current folder.") from error
-    except (OSError, ValueError) as error:
-        raise ImageError(f"{name!r} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
-
-
-def _read_object(read: Any, limit: int) -> bytes:
-    """Everything from the current position; raw streams may give less than was asked for, so until nothing comes."""
-    content = bytearray()
-    while len(content) <= limit and (data := read(limit + 1 - len(content))):
-        if not isinstance(data, bytes):
-            raise TypeError(f"Expected a binary file, but its read() gave {type(data).__name__}; open it with 'rb'.")
-        content += data
-    _check_bytes(len(content), limit)
-    return bytes(content)
-
-
 def _decode(data: bytes, max_pixels: int) -> tuple[Tensor, ImageInfo]:
     if not data:
         raise ImageTruncated("The file is empty; copy or download it again.")
@@ -174,9 +137,10 @@ def _decode(data: bytes, max_pixels: int) -> tuple[Tensor, ImageInfo]:
     def read(data: bytes) -> tuple[Tensor, ImageInfo]:
         with Image.open(io.BytesIO(data), formats=_formats()) as image:
             _check_pixels(*image.size, max_pixels)
-            return _convert(image, str(image.format))
+            return _convert(image, str(image.format), frames)
 
     with _own_errors(data):
+        frames = check_tiff(data) if data[:2] in (b"II", b"MM") else check_container(data, max_pixels)
         return read_whole(data, read) if data.startswith(b"\xff\xd8") else read(data)
 
 
@@ -210,10 +174,10 @@ def _unidentified(data: bytes) -> str:
     return f"The content is {kind}, whatever the file is called; supported: {', '.join(_formats())}."
 
 
-def _convert(image: Image.Image, format: str) -> tuple[Tensor, ImageInfo]:
+def _convert(image: Image.Image, format: str, frames: int | None = None) -> tuple[Tensor, ImageInfo]:
     """An opened picture -> pixels. What Pillow raises while it decodes is the caller's to translate."""
     notes: list[str] = []
-    frames = getattr(image, "n_frames", 1)
+    frames = getattr(image, "n_frames", 1) if frames is None else frames
     mpo = isinstance(image, MpoImageFile)  # its further pictures are previews and depth maps
     if frames > 1 and not mpo:
         notes.append(f"Only the {'current' if format == 'PIL' else 'first'} of {frames} frames is scored.")
@@ -260,7 +224,8 @@ def _scale_deep(image: Image.Image, notes: list[str]) -> Image.Image:
         wrong = f"Pixels of mode {image.mode!r} have to lie between 0 and {top:g}, but these do not"
         raise UnsupportedImage(f"{wrong}; save the picture with 8 or 16 bits a channel.")
     notes.append(f"Values of mode {image.mode} were scaled to 8 bit.")
-    return Image.fromarray(np.rint(values * (255.0 / top)).astype(np.uint8)).convert("RGB")
+    values *= 255.0 / top  # in place, because a large picture would need gigabytes more
+    return Image.fromarray(np.rint(values, out=values).astype(np.uint8)).convert("RGB")
 
 
 def _from_pil(image: Image.Image, max_pixels: int) -> tuple[Tensor, ImageInfo]:

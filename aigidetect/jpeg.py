@@ -14,13 +14,15 @@ from typing import TypeVar
 import numpy as np
 from torch import Tensor
 
-from .errors import ImageTruncated
+from .errors import ImageTooLarge, ImageTruncated
 
 T = TypeVar("T")
 
 # A marker is 0xFF and a byte that is neither stuffing (00), a fill byte (FF) nor a restart (D0-D7).
 _MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
 _SEQUENTIAL = (0xC0, 0xC1, 0xC9)
+# Real files have tens of segments and scans; empty ones by the thousand keep Pillow, or libjpeg, busy for minutes.
+_MAX_SEGMENTS, _MAX_SCANS, _MAX_FILL = 1000, 50, 4096
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 # 56 one bits: as many as libjpeg reads ahead at most, and no valid code, so that hardly a block can be made of them.
@@ -46,6 +48,7 @@ def read_whole(data: bytes, read: Callable[[bytes], tuple[Tensor, T]]) -> tuple[
 
     Raises:
         ImageTruncated: The end marker, a scan, or some of the compressed data are missing.
+        ImageTooLarge: More segments or scans than any picture needs.
     """
     end, scans = outline(data)
     if len(scans) == 1:
@@ -64,12 +67,15 @@ def outline(data: bytes) -> tuple[int, list[int]]:
 
     Raises:
         ImageTruncated: There is no end marker, or no scan brings some coefficient to its full precision (annex G).
+        ImageTooLarge: More segments or scans than any picture needs.
     """
-    position, sequential, in_scan = 0, True, False
+    position, sequential, in_scan, segments = 0, True, False, 0
     missing: set[tuple[int, int]] = set()  # component, coefficient
     scans: list[int] = []
     while match := _MARKER.search(data, position):
-        marker, position = match[1][0], match.end()
+        gap, marker, position = match.start() - position, match[1][0], match.end()
+        segments += 1
+        _check_effort(segments, len(scans), 0 if in_scan else gap)
         if marker in (0xD8, 0x01):
             continue
         if in_scan:
@@ -89,6 +95,15 @@ def outline(data: bytes) -> tuple[int, list[int]]:
         elif in_scan and body:
             missing -= _refined(body, sequential)
     raise ImageTruncated("The JPEG ends before its end marker; copy or download the file again.")
+
+
+def _check_effort(segments: int, scans: int, gap: int) -> None:
+    if segments > _MAX_SEGMENTS or scans > _MAX_SCANS:
+        raise ImageTooLarge(
+            f"The JPEG has more than {_MAX_SEGMENTS:,} segments or {_MAX_SCANS} scans; save the picture again, as PNG."
+        )
+    if gap > _MAX_FILL:
+        raise ImageTruncated(f"The JPEG has {gap:,} bytes where a marker has to be; copy or download the file again.")
 
 
 def _refined(body: bytes, sequential: bool) -> set[tuple[int, int]]:

@@ -76,9 +76,18 @@ def _iter_path(path: str | os.PathLike[str], recursive: bool) -> Iterator[object
 
 def _matches(pattern: str) -> list[str]:
     """Sorted matches. `**` reaches every folder by itself, so with it only files count, and each once however links lead."""
-    found = glob.glob(pattern, recursive=True)
-    if "**" not in pattern:
-        return sorted(found, key=os.fsencode)
+    parts = pattern.split(os.sep) if os.altsep is None else pattern.replace(os.altsep, os.sep).split(os.sep)
+    if "**" not in parts:
+        return sorted(glob.glob(pattern), key=os.fsencode)
+    at = parts.index("**")
+    above, below = os.sep.join(parts[:at]) or (os.sep if at else ""), os.sep.join(parts[at + 1 :]) or "*"
+    # Not by glob's own `**`, which follows links: two that lead back in one folder would take it for ever.
+    found = [
+        match
+        for root in (glob.glob(above) if glob.has_magic(above) else [above])
+        for folder, _ in _walk(root or ".", recursive=True)
+        for match in _below(folder if root else os.path.relpath(folder), below)
+    ]
     once: dict[tuple[str, str], str] = {}
     for match in sorted(found, key=lambda match: (match.count(os.sep), os.fsencode(match))):
         folder, name = os.path.split(match)
@@ -89,25 +98,52 @@ def _matches(pattern: str) -> list[str]:
     return sorted(once.values(), key=os.fsencode)
 
 
+def _below(folder: str, pattern: str) -> list[str]:
+    path = os.path.join("" if folder == "." else glob.escape(folder), pattern)
+    return _matches(path) if "**" in pattern.split(os.sep) else glob.glob(path)
+
+
 def _iter_folder(root: str, recursive: bool) -> Iterator[str]:
-    stack: list[tuple[str, frozenset[tuple[int, int]]]] = [(root, frozenset())]
+    for folder, entries in _walk(root, recursive):
+        if entries is None:
+            yield folder  # ends as a Failure, so that a folder without permission is not taken for an empty one
+            continue
+        for entry in entries:
+            if os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
+                yield entry.path
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False  # a link that leads to itself, say: it must not hide its neighbours
+
+
+def _walk(root: str, recursive: bool) -> Iterator[tuple[str, list[os.DirEntry[str]] | None]]:
+    """Each folder with its visible entries that are no folders, sorted; None if it cannot be listed.
+
+    A folder to which several links lead is walked once, whether they lead back or across: its pictures are in the stream
+    already, and links across, level after level, would multiply without end.
+    """
+    stack, walked = [root], set[tuple[int, int]]()
     while stack:
-        folder, above = stack.pop()
+        folder = stack.pop()
         try:
             status = os.stat(folder)
             with os.scandir(folder) as entries:
                 visible = [entry for entry in entries if not entry.name.startswith(".")]
             visible.sort(key=lambda entry: os.fsencode(entry.name))
-            folders = [entry.path for entry in visible if entry.is_dir()]
+            folders = [entry.path for entry in visible if _is_folder(entry)]
         except OSError:
-            yield folder  # ends as a Failure, so that a folder without permission is not taken for an empty one
+            yield folder, None
             continue
         identity = (status.st_dev, status.st_ino)
-        if identity in above:
-            continue  # a link back to a folder that is being walked: its pictures are already in the stream
+        if identity in walked:
+            continue
+        if status.st_ino:  # some network drives give every folder the number 0
+            walked.add(identity)
         inside = set(folders)
-        for entry in visible:
-            if entry.path not in inside and os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
-                yield entry.path
+        yield folder, [entry for entry in visible if entry.path not in inside]
         if recursive:
-            stack.extend((inner, above | {identity}) for inner in reversed(folders))
+            stack.extend(reversed(folders))

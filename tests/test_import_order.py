@@ -7,9 +7,12 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "aigidetect"
 ORDER = [
-    "errors", "prediction", "calibration", "jpeg", "images", "sources", "preprocess", "state", "layers", "models",
-    "json_fields", "manifest", "weights", "convert", "convert_spai", "convert_transformers", "explain", "uncertainty",
-    "detector", "registry", "__init__", "training", "cli", "__main__",
+    "errors", "prediction", "calibration", "files", "jpeg", "containers", "tiff", "images", "sources", "preprocess", "state",
+    "layers", "models",
+    "json_fields", "manifest", "weights", "convert", "convert_spai", "convert_transformers", "unpickle",
+    "checkpoint", "foreign", "convert_file", "fetch_foreign", "explain", "uncertainty",
+    "isolation", "pipeline", "detector", "selftest", "installed", "registry", "output", "__init__", "training", "cli",
+    "__main__",
 ]  # fmt: skip
 
 
@@ -70,10 +73,23 @@ def test_importing_the_package_loads_no_model_no_training_and_no_hub_client():
     loaded = set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
     assert not loaded & {"huggingface_hub", "sklearn", "torchvision", "tqdm", "httpx", "socket"}
     assert not {name for name in loaded if name.startswith(("aigidetect.training", "aigidetect.models.", "aigidetect.cli"))}
+    foreign = ("unpickle", "checkpoint", "convert", "convert_file", "fetch_foreign")
+    assert not {f"aigidetect.{name}" for name in foreign} & loaded
 
 
-def test_no_package_file_can_unpickle():
+def test_only_the_commands_of_foreign_checkpoints_reach_the_reader_of_pickles():
+    importers = {room: set() for room in ORDER}
     for path in PACKAGE.rglob("*.py"):
+        for other in imported_rooms(path):
+            importers[other].add(room(path))
+    assert not importers["unpickle"]  # started as a process, never imported
+    assert importers["checkpoint"] == {"convert_file"}
+    assert importers["convert_file"] == {"cli", "fetch_foreign"}
+    assert importers["fetch_foreign"] == {"cli"}
+
+
+def test_no_package_file_can_unpickle_but_the_one_made_for_it():
+    for path in set(PACKAGE.rglob("*.py")) - {PACKAGE / "unpickle.py"}:
         tree = ast.parse(path.read_text())
         for node in ast.walk(tree):
             names = [alias.name for alias in node.names] if isinstance(node, (ast.Import, ast.ImportFrom)) else []

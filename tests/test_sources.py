@@ -150,3 +150,31 @@ def test_a_list_that_contains_itself_is_refused_and_one_given_twice_is_not():
 
 def test_a_mapping_is_passed_on_so_that_it_can_fail():
     assert list(iter_sources({"a.jpg": 1})) == [{"a.jpg": 1}]
+
+
+def test_a_link_to_itself_does_not_hide_its_neighbours(tree):
+    (tree / "self.jpg").symlink_to("self.jpg")
+    assert names(iter_sources(tree), tree)[:3] == ["a.PNG", "b.jpg", "self.jpg"]
+
+
+@pytest.mark.parametrize("pattern", ["", "**/*.jpg", "**", "**/**/last.jpg"])
+def test_links_across_and_back_do_not_multiply(tmp_path, pattern):
+    # Two links a level: 2**25 ways to the last picture, and without end where they lead back.
+    levels = [tmp_path / f"{level:02d}" for level in range(25)]
+    for level in levels:
+        level.mkdir()
+    for level, following in zip(levels, [*levels[1:], levels[0]]):
+        (level / "left").symlink_to(following)
+        (level / "right").symlink_to(following)
+    (levels[-1] / "last.jpg").touch()
+    [found] = iter_sources(str(tmp_path / pattern))
+    assert os.path.basename(found) == "last.jpg"
+
+
+def test_a_double_star_in_the_middle_reaches_every_folder(tree, monkeypatch):
+    (tree / "z" / "y" / "x").mkdir()
+    (tree / "z" / "y" / "x" / "d.tiff").touch()
+    assert names(iter_sources(str(tree / "z" / "**" / "d.*")), tree) == ["z/y/d.tiff", "z/y/x/d.tiff"]
+    assert names(iter_sources(str(tree / "**" / "y" / "**" / "*.tiff")), tree) == ["z/y/d.tiff", "z/y/x/d.tiff"]
+    monkeypatch.chdir(tree)
+    assert list(iter_sources("**/*.webp")) == ["z/c.webp"]

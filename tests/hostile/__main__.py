@@ -1,0 +1,47 @@
+"""`python -m tests.hostile OUT` makes the corpus, scores it, and prints what came of it; `fuzz` mutates for a given time."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from .fuzz import fuzz
+from .run import judge, make_corpus, score_corpus, table
+
+
+def main() -> int:
+    arguments = sys.argv[1:]
+    if arguments[:1] not in (["score"], ["fuzz"], ["run"]):
+        arguments = ["run", *arguments]
+    parser = argparse.ArgumentParser(prog="python -m tests.hostile", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("run", "score"):
+        command = commands.add_parser(name)
+        command.add_argument("out", type=Path, help="a folder that does not exist yet")
+        command.add_argument("--seed", type=int, default=0)
+        command.add_argument("--each", type=int, default=None, help="only so many files of every class")
+        command.add_argument("--gigabytes", type=float, default=8, help="address space that the process may use")
+        command.add_argument("--hang", type=float, default=600, help="seconds for one file, then the process is ended")
+    fuzzer = commands.add_parser("fuzz")
+    fuzzer.add_argument("--seconds", type=float, default=180)
+    fuzzer.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    if options.command == "fuzz":
+        return fuzz(options.seconds, options.seed)
+    if options.command == "score":
+        score_corpus(options.out, options.gigabytes, options.hang)
+        return 0
+    make_corpus(options.out, seed=options.seed, each=options.each)
+    found = judge(options.out, gigabytes=options.gigabytes, hang=options.hang)
+    print(table(found["rows"]))
+    seconds, path = found["slowest"]
+    print(f"\nPeak memory {found['peak']} MiB of {options.gigabytes:g} GiB. Slowest: {seconds:.1f} s, {Path(path).name}.")
+    print(f"{len(found['wrong'])} against expectation.")
+    for sentence in found["wrong"]:
+        print(f"- {sentence}")
+    return 1 if found["wrong"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
