@@ -17,8 +17,8 @@ from aigidetect.images import load_image
 
 from .hostile import bombs, headers, mutations
 from .hostile.fuzz import TARGETS
-from .hostile.pictures import Case, pixels, valid
-from .hostile.run import CLASSES, judge, make_corpus, table
+from .hostile.pictures import Case, pixels, png, png_rows, valid
+from .hostile.run import CLASSES, judge, make_corpus, survey, table
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="odd places and limits of memory are those of Linux")
 HALVES = [maker for name, maker in CLASSES.items() if name.startswith("half")]
@@ -116,3 +116,16 @@ def test_views_that_do_not_fit_into_memory_become_a_failure_and_other_faults_do_
     error = RuntimeError("a fault of the code")
     with pytest.raises(RuntimeError, match="fault"):
         detector.predict([pixels()])
+
+
+def test_a_survey_scores_any_folder_and_expects_nothing(tmp_path: Path) -> None:
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    (tmp_path / "in" / "a.png").write_bytes(png(4, 4, 8, 2, png_rows(pixels(4, 4))))
+    (tmp_path / "in" / "deep" / "b.PNG").write_bytes(b"no picture")
+    (tmp_path / "in" / "c").write_bytes(b"")
+    survey(tmp_path / "in", tmp_path / "list")
+    found = judge(tmp_path / "list")
+    assert found["wrong"] == []
+    rows = {name: row for name, row in found["rows"].items() if row}
+    assert rows.keys() == {".png", "no suffix"}
+    assert rows[".png"]["score"] == 1 and rows[".png"]["UnsupportedImage"] == 1 and rows["no suffix"]["ImageTruncated"] == 1

@@ -7,18 +7,21 @@ import collections
 import hashlib
 import importlib.metadata
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from packaging.requirements import Requirement
 
 import aigidetect
 from aigidetect import Detector, WeightsError, installed, selftest
 from aigidetect.cli import main
 
 NAME = "npr-ms-ca"
+ROOT = Path(__file__).parent.parent
 
 _LISTEN = """
 import sys
@@ -160,3 +163,16 @@ def test_an_editable_install_and_a_checkout_say_that_the_code_is_not_covered(
 
     monkeypatch.setattr(importlib.metadata, "distribution", missing)
     assert installed.check_installed() == installed.Installed(0, (), False)
+
+
+def test_the_locked_versions_are_exact_and_no_older_than_the_package_allows() -> None:
+    lines = (ROOT / ".ci" / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    locked = dict(line.split("==") for line in lines if not line.startswith("#"))
+    assert all(re.fullmatch(r"[\w.+!-]+", version) for version in locked.values())
+    versions = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in locked.items()}
+    for text in importlib.metadata.requires("aigidetect") or []:
+        wanted = Requirement(text)
+        applies = wanted.marker is None or any(wanted.marker.evaluate({"extra": extra}) for extra in ("", "dev", "test"))
+        if applies and wanted.name != "aigidetect":
+            name = re.sub(r"[-_.]+", "-", wanted.name).lower()
+            assert wanted.specifier.contains(versions[name], prereleases=True), text

@@ -1,7 +1,8 @@
-"""Random damage for a given time: pictures, manifests and weights must be read, or refused by errors of ours."""
+"""Random damage for a given time: pictures, manifests, weights and checkpoints are read, or refused by errors of ours."""
 
 from __future__ import annotations
 
+import io
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -11,6 +12,8 @@ import numpy as np
 import safetensors.torch
 import torch
 
+from aigidetect import unpickle
+from aigidetect.convert import WRAPPERS, convert_npr
 from aigidetect.errors import ImageError, ManifestError, WeightsError
 from aigidetect.images import load_image
 from aigidetect.manifest import ManifestEntry, load_manifest
@@ -18,10 +21,20 @@ from aigidetect.weights import load_state_dict
 
 from .pictures import pixels, png, png_rows, save, seeds
 
+
+def pickled(legacy: bool) -> bytes:
+    """A small checkpoint in the present or the older format of `torch.save`."""
+    buffer = io.BytesIO()
+    state = {"model": {"module.conv1.weight": torch.zeros(2, 3, 3, 3), "module.fc1.bias": torch.ones(1)}, "epoch": 3}
+    torch.save(state, buffer, _use_new_zipfile_serialization=not legacy)
+    return buffer.getvalue()
+
+
 SEEDS = seeds()
 MANIFEST = Path(load_manifest().path).read_bytes()
 WEIGHTS = safetensors.torch.save({"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.tensor([1, 2])})
 ENTRY = ManifestEntry("fuzz", 1, "npr_resnet", {}, {"kind": "tiles"}, None, None, 8, None, None, "None are published.")
+PICKLES = tuple(pickled(legacy) for legacy in (False, True))
 _INTERESTING = (0, 1, 0x7F, 0x80, 0xFF)
 
 
@@ -118,8 +131,23 @@ def damaged_weights(rng: np.random.Generator, folder: Path) -> str:
     return "read"
 
 
+def damaged_checkpoint(rng: np.random.Generator, folder: Path) -> str:
+    """A mutated pickle must be read or be refused with a reason, and what it holds be converted or be refused too."""
+    path = folder / "own.pth"
+    path.write_bytes(mutate(PICKLES[int(rng.integers(len(PICKLES)))], rng))
+    try:
+        tensors, _ = unpickle.read(str(path), list(WRAPPERS))
+    except Exception as error:
+        return str(unpickle.explain(error)["kind"])
+    try:
+        convert_npr({name.partition("\n")[2]: tensor for name, tensor in tensors.items()}, "npr")
+    except WeightsError as error:
+        return type(error).__name__
+    return "read"
+
+
 TARGETS: list[Callable[[np.random.Generator, Path], str]] = [
-    damaged_picture, half_picture, damaged_manifest, damaged_weights,
+    damaged_picture, half_picture, damaged_manifest, damaged_weights, damaged_checkpoint,
 ]  # fmt: skip
 
 

@@ -72,6 +72,19 @@ def make_corpus(out: Path, *, seed: int = 0, each: int | None = None) -> list[di
     return listed
 
 
+def survey(folder: Path, out: Path) -> None:
+    """Lists the files of a folder as a corpus of which nothing is expected, in classes by suffix.
+
+    Args:
+        folder: Any folder, such as the test pictures of another project.
+        out: A new folder for the list.
+    """
+    (out / "places").mkdir(parents=True)
+    files = sorted(path for path in folder.resolve().rglob("*") if path.is_file())
+    listed = [{"class": path.suffix.lower() or "no suffix", "path": str(path), "expect": "any"} for path in files]
+    (out / "corpus.json").write_text(json.dumps(listed))
+
+
 def score_corpus(out: Path, gigabytes: float, hang: float) -> None:
     """Prints a JSON line for each record of a corpus; run in a process of its own, which it limits."""
     import resource
@@ -119,7 +132,8 @@ def judge(out: Path, *, gigabytes: float = 8, hang: float = 600) -> dict[str, An
         wrong.append(f"status {done.returncode} at or behind {behind}: {done.stderr.decode(errors='replace')[-400:]}")
     if [record["path"] for record in records] != [item["path"] for item in listed]:
         wrong.append(f"expected {len(listed)} records in the order of the files, but got {len(records)}")
-    rows: dict[str, Counter[str]] = {name: Counter() for name in (*CLASSES, PLACES)}
+    names = dict.fromkeys((*CLASSES, PLACES, *(item["class"] for item in listed)))
+    rows: dict[str, Counter[str]] = {name: Counter() for name in names}
     for item, record in zip(listed, records):
         outcome, expect = record["outcome"], item["expect"]
         rows[item["class"]].update([outcome, f"had to {expect}"])
