@@ -83,3 +83,18 @@ def small_models(monkeypatch):
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """The folder of a small labelled data set; modules with other needs have a fixture of this name of their own."""
+    from .fit_case import write_data
+
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def samples(data):
+    from aigidetect.training.datasets import read_index
+
+    return read_index(data)

@@ -17,13 +17,13 @@ from aigidetect.training.__main__ import main
 from aigidetect.training.batches import Batches
 from aigidetect.training.commands.measure import _detector
 from aigidetect.training.commands.ship import _how_made
-from aigidetect.training.datasets import load_pixels, read_index
+from aigidetect.training.datasets import load_pixels
 from aigidetect.training.export import export
 from aigidetect.training.fit import fit
 from aigidetect.training.recipe import RECIPES, Recipe
 from aigidetect.training.run import Run
 
-from .fit_case import SMALL, audited, write_data
+from .fit_case import SMALL, audited
 
 FROZEN = Recipe(
     name="frozen", architecture="small_vit", config={"local": True}, steps=2, batch_size=8, sizes=((1.0, 12),),
@@ -31,16 +31,6 @@ FROZEN = Recipe(
 )  # fmt: skip
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("small_models")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_data(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def samples(data):
-    return read_index(data)
 
 
 @pytest.fixture

@@ -16,27 +16,17 @@ from safetensors.torch import load_file, save_file
 from aigidetect.models import load_architecture
 from aigidetect.training.__main__ import main
 from aigidetect.training.batches import Batches
-from aigidetect.training.datasets import load_pixels, read_index
+from aigidetect.training.datasets import load_pixels
 from aigidetect.training.fit import fit, read_log, read_recipe
 from aigidetect.training.losses import elbo, smoothed_bce
 from aigidetect.training.recipe import Recipe
 from aigidetect.training.run import Run
 
-from .fit_case import SMALL, audited, older, write_data
+from .fit_case import SMALL, audited, older
 
 NPR = Recipe(name="npr", architecture="npr_resnet", steps=40, batch_size=2, sizes=((1.0, 8),))
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("small_models")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_data(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def samples(data):
-    return read_index(data)
 
 
 @pytest.fixture(scope="module")

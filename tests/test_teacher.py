@@ -11,21 +11,16 @@ from safetensors.torch import load_file, save_file
 from aigidetect.errors import WeightsMismatch
 from aigidetect.training.batches import Batches
 from aigidetect.training.commands.ship import _how_made
-from aigidetect.training.datasets import load_pixels, read_index
+from aigidetect.training.datasets import load_pixels
 from aigidetect.training.fit import fit
 from aigidetect.training.heads import HeadConfig, out_of_fold
 from aigidetect.training.run import Run
 from aigidetect.training.teacher import Opinion, key_of, read_teacher, soft_targets, teach, write_teacher
 
-from .fit_case import SMALL, write_data
+from .fit_case import SMALL
 from .test_clip_training import fill
 
 pytestmark = pytest.mark.usefixtures("small_models")
-
-
-@pytest.fixture(scope="module")
-def samples(tmp_path_factory):
-    return read_index(write_data(tmp_path_factory.mktemp("data")))
 
 
 @pytest.fixture

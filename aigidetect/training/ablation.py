@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from .augment import HEADLINE_CONDITIONS
 from .evaluate import Score, headline_draws, picture
+from .metrics import shown
 from .score_folders import read_evaluation
 
 FIGURES = {"balanced_accuracy": "balanced accuracy", "auroc": "AUROC"}
@@ -78,10 +79,10 @@ def ablation_section(folders: Sequence[Path], *, draws: int = 200) -> str:
         for part in parts:
             difference = _difference(*([run.draws[part] for run in variants[name]] for name in (variant, baseline)))
             for figure, title in FIGURES.items():
-                value, low, high = difference[figure]
+                value, interval = difference[figure][0], shown(difference[figure], signed=True)
                 spread = spreads[part][figure]
-                shown = "unknown" if np.isnan(spread) else f"{spread:.3f}"
-                rows.append(f"| {variant} | {part} {title} | {value:+.3f} ({low:+.3f} to {high:+.3f}) | {shown} |")
+                spread_shown = "unknown" if np.isnan(spread) else f"{spread:.3f}"
+                rows.append(f"| {variant} | {part} {title} | {interval} | {spread_shown} |")
                 verdicts[abs(value) > spread].append(f"{part} {title}")
         sentences.append(_sentence(variant, verdicts, known=any(len(seeds) > 1 for seeds in variants.values())))
     lines = [_INTRODUCTION.format(baseline=baseline), *_run_table(variants, parts), ""]

@@ -24,6 +24,7 @@ from ..calibration import sigmoid
 from .augment import HEADLINE_CONDITIONS
 from .calibrate import calibrate
 from .evaluate import Score, headline_draws, picture, subsets
+from .metrics import shown
 from .score_folders import read_evaluation
 
 _FIGURES = ("balanced_accuracy", "auroc")
@@ -60,8 +61,10 @@ def _section(section: Mapping[str, Any], folder: Path, draws: int) -> str:
                 if first is not None and found != pictures:
                     raise ValueError(f"The row {name!r} of {section['title']!r} was measured on other pictures of {part}.")
                 drawn = _draws(chosen, condition, draws)
-                cells = [_plain(drawn[:, i]) for i in (0, 1)]
-                cells += [_signed(drawn[:, i] - first[:, i]) if first is not None else "" for i in (0, 1)]
+                cells = [shown(_interval(drawn[:, i])) for i in (0, 1)]
+                cells += [
+                    shown(_interval(drawn[:, i] - first[:, i]), signed=True) if first is not None else "" for i in (0, 1)
+                ]
                 lines.append(f"| {name} | {part} | {condition} | {' | '.join(cells)} |")
                 if first is None:
                     first, pictures = drawn, found
@@ -115,11 +118,3 @@ def _draws(scores: Sequence[Score], condition: str, draws: int) -> NDArray[np.fl
 def _interval(values: NDArray[np.float64]) -> tuple[float, float, float]:
     low, high = np.nanpercentile(values[1:], [2.5, 97.5])
     return float(values[0]), float(low), float(high)
-
-
-def _plain(values: NDArray[np.float64]) -> str:
-    return "{:.3f} ({:.3f}-{:.3f})".format(*_interval(values))
-
-
-def _signed(values: NDArray[np.float64]) -> str:
-    return "{:+.3f} ({:+.3f} to {:+.3f})".format(*_interval(values))

@@ -19,7 +19,7 @@ from .augment import HEADLINE_CONDITIONS
 from .datasets import Sample
 from .features import FeatureCache, stored_conditions
 from .heads import HeadConfig, fit_head, flat, named, out_of_fold, pooled, sample_weights
-from .metrics import bootstrap, measure
+from .metrics import bootstrap, expit, measure
 
 log = logging.getLogger(__name__)
 
@@ -129,11 +129,6 @@ def paired_difference(
         low, high = np.nanpercentile(drawn[1:], [2.5, 97.5])
         result[name] = [round(float(x), 4) for x in (drawn[0], low, high)]
     return result
-
-
-def expit(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Logistic function, same shape."""
-    return np.asarray(1 / (1 + np.exp(-np.clip(logits.astype(np.float64), -50, 50))))
 
 
 def in_words(samples: Sequence[Sample]) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .metrics import shown
+
 _TITLES = {
     "blocks": "Blocks of the tower, logistic layer",
     "penalty": "L2 penalty, blocks {plain}",
@@ -54,6 +56,6 @@ def _table(rows: list[Mapping[str, Any]]) -> str:
         for part in ("val", "across"):
             figures = row.get(part)
             for name in ("balanced_accuracy", "auroc"):
-                cells.append("{:.3f} ({:.3f}-{:.3f})".format(*figures[name]) if figures else "")
+                cells.append(shown(figures[name]) if figures else "")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

@@ -7,6 +7,7 @@ scene, prompt or burst are not independent (Efron and Tibshirani, 1993; Field an
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +48,17 @@ def measure(labels: Array, probabilities: Array, threshold: float = 0.5, weights
     likelihood = np.where(ai, probabilities, 1 - probabilities)
     result["nll"] = float(-(balanced * np.log(np.clip(likelihood, 1e-12, 1))).sum())
     return {name: result[name] for name in METRICS}
+
+
+def expit(logits: NDArray[np.floating[Any]]) -> Array:
+    """Logistic function of an array of any shape."""
+    return np.asarray(1 / (1 + np.exp(-np.clip(logits.astype(np.float64), -50, 50))))
+
+
+def shown(figure: Sequence[float], *, signed: bool = False) -> str:
+    """A figure with its interval, (value, low, high), as tables show it; `signed` is for differences."""
+    value, low, high = figure
+    return f"{value:+.3f} ({low:+.3f} to {high:+.3f})" if signed else f"{value:.3f} ({low:.3f}-{high:.3f})"
 
 
 def _share(hit: NDArray[np.bool_], weights: Array) -> float:

@@ -14,6 +14,7 @@ from .calibrate import wilson
 from .comparisons import comparison_sections
 from .evaluate import Score, headline, subsets, summarise, swap_gap
 from .head_tables import head_section
+from .metrics import shown
 from .score_folders import read_evaluation
 
 _PARTS = ("val", "test_seen", "test_unseen", "test_unseen strict", "test_unseen photo-like")
@@ -98,8 +99,8 @@ def headline_table(folders: Sequence[Path], *, draws: int = 200, parts: Sequence
         present = subsets(scores, frozenset(facts["train_lines"]))
         for part in (part for part in parts if part in present):
             for row in headline(part, present[part], draws=draws):
-                figures = [_figure(row[name]) for name in ("balanced_accuracy", "auroc", "tpr_at_5_fpr")]
-                figures.append(_figure(swap_gap(present[part], draws=draws), signed=True))
+                figures = [shown(row[name]) for name in ("balanced_accuracy", "auroc", "tpr_at_5_fpr")]
+                figures.append(shown(swap_gap(present[part], draws=draws), signed=True))
                 name = f"{facts['detector']} | {part} | {row['n_real']} / {row['n_ai']}"
                 lines.append(f"| {name} | {' | '.join(figures)} |")
     return "\n".join(lines) + "\n"
@@ -160,7 +161,7 @@ def _part_table(part: str, rows: Sequence[dict[str, Any]]) -> str:
         "|---" * (len(_COLUMNS) + 1) + "|",
     ]
     for row in chosen:
-        lines.append(f"| {row['condition']} | " + " | ".join(_figure(row[name]) for name in _COLUMNS) + " |")
+        lines.append(f"| {row['condition']} | " + " | ".join(shown(row[name]) for name in _COLUMNS) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -191,7 +192,7 @@ def _verdict_table(facts: dict[str, Any], scores: Sequence[Score]) -> str:
 
 def _share(verdicts: Sequence[str], verdict: str) -> str:
     hits, n = sum(v == verdict for v in verdicts), len(verdicts)
-    return _figure((hits / n, *wilson(hits, n)))
+    return shown((hits / n, *wilson(hits, n)))
 
 
 def _source_table(scores: Sequence[Score], least: int = 10) -> str:
@@ -210,11 +211,6 @@ def _source_table(scores: Sequence[Score], least: int = 10) -> str:
     ]
     lines.append("|---" * 5 + "|")
     for (split, label, source), hits in rows.items():
-        share = _figure((sum(hits) / len(hits), *wilson(sum(hits), len(hits))))
+        share = shown((sum(hits) / len(hits), *wilson(sum(hits), len(hits))))
         lines.append(f"| {split} | {'AI' if label else 'real'} | {source} | {len(hits)} | {share} |")
     return "\n".join(lines) + "\n"
-
-
-def _figure(triple: tuple[float, float, float], signed: bool = False) -> str:
-    value, low, high = triple
-    return f"{value:+.3f} ({low:+.3f} to {high:+.3f})" if signed else f"{value:.3f} ({low:.3f}-{high:.3f})"

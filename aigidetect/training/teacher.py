@@ -23,6 +23,7 @@ from torch import Tensor, tensor
 from .datasets import Sample
 from .features import FeatureCache
 from .heads import HeadConfig, out_of_fold
+from .metrics import expit
 
 Key = tuple[str, str, str]
 _COLUMNS = ("source", "group", "file", "label", "logits")
@@ -119,6 +120,5 @@ def soft_targets(samples: Sequence[Sample], opinions: Mapping[Key, Opinion], sha
             f"The teacher has no opinion of {len(missing)} of {len(samples)} pictures, the first being {missing[0].path}; "
             "make its file on the same data."
         )
-    logits = [float(np.mean(opinions[key_of(sample)].logits)) for sample in samples]
-    probabilities = 1 / (1 + np.exp(-np.clip(logits, -50, 50)))
+    probabilities = expit(np.array([np.mean(opinions[key_of(sample)].logits) for sample in samples]))
     return tensor(share * probabilities + (1 - share) * np.array([sample.label for sample in samples])).float()

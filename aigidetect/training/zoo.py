@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..manifest import Manifest, ManifestEntry, load_manifest
+from .metrics import shown
 
 _PART = "test_unseen"
 _HEAD = (
@@ -95,10 +96,10 @@ def _row(entry: ManifestEntry, cost: dict[str, Any] | None) -> str:
     ]
     files = [file for file in (entry.weights, entry.backbone) if file]
     size = f"{sum(file.bytes for file in files) / 1e6:.1f}"
-    shown = [f"{cost['ms_per_picture']:.0f}", f"{cost['times_npr_ms_ca']:.1f}"] if cost else ["", ""]
+    spent = [f"{cost['ms_per_picture']:.0f}", f"{cost['times_npr_ms_ca']:.1f}"] if cost else ["", ""]
     licence = (entry.provenance or {}).get("licence", "")
-    return f"| `{entry.full_name}` | {' | '.join([*cells, count, size, *shown, licence])} |"
+    return f"| `{entry.full_name}` | {' | '.join([*cells, count, size, *spent, licence])} |"
 
 
 def _figure(metrics: dict[str, Any], name: str) -> str:
-    return "{:.3f} ({:.3f}-{:.3f})".format(*metrics[name]) if name in metrics else ""
+    return shown(metrics[name]) if name in metrics else ""
