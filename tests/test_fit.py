@@ -18,7 +18,7 @@ from aigidetect.training.__main__ import main
 from aigidetect.training.batches import Batches
 from aigidetect.training.datasets import load_pixels
 from aigidetect.training.fit import fit, read_log, read_recipe
-from aigidetect.training.losses import elbo, smoothed_bce
+from aigidetect.training.losses import elbo, hard_negatives, smoothed_bce
 from aigidetect.training.recipe import Recipe
 from aigidetect.training.run import Run
 
@@ -116,6 +116,20 @@ def test_a_bayesian_run_minimises_the_elbo_of_its_pictures(samples, loaded, tmp_
 def test_the_elbo_needs_a_network_with_a_divergence():
     with pytest.raises(ValueError, match="kl_divergence"):
         Run(dataclasses.replace(SMALL, loss="elbo"), CPU)
+
+
+def test_hard_negatives_are_the_real_views_that_look_most_generated():
+    logits = torch.tensor([0.3, -2.0, 1.5, -0.1, 5.0, -5.0])[:, None]
+    labels = torch.tensor([0.0, 0.0, 0.0, 0.0, 1.0, 1.0])[:, None]
+    assert hard_negatives(logits, labels, 0.5).flatten().tolist() == [2, 0, 2, 0, 1, 1]
+    assert hard_negatives(logits, labels, 0.1).flatten().tolist() == [0, 0, 4, 0, 1, 1]
+    assert hard_negatives(logits, labels, 1.0).flatten().tolist() == [1] * 6
+
+
+def test_a_recipe_with_hard_negatives_sees_a_greater_loss(samples, loaded):
+    views, labels = Batches(SMALL, samples, loaded[1]).batch(0)
+    plain, hard = (Run(dataclasses.replace(SMALL, hard_negatives=share), CPU) for share in (1.0, 0.5))
+    assert hard.update(views, labels) > plain.update(views, labels)
 
 
 # --- runs that are interrupted ---

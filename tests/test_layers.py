@@ -8,7 +8,9 @@ from torch.nn.functional import interpolate
 
 from aigidetect.layers.attention import ChannelAttention, SpatialAttention
 from aigidetect.layers.fusion import SCALES, FixedMultiScaleNPR, MultiScaleNPR, multi_scale_npr
+from aigidetect.layers.highpass import HighPass
 from aigidetect.layers.npr import NPR, crop_to_multiple, npr
+from aigidetect.models.npr_resnet import build
 
 sizes = st.integers(1, 40).map(lambda n: 4 * n)
 
@@ -99,3 +101,28 @@ def test_spatial_attention_gates_positions_and_not_channels(bias):
     torch.testing.assert_close(gate, gate[:, :1].expand_as(gate))
     assert gate.min() > 0 and gate.max() < 1
     assert (module.conv.bias is not None) == bias
+
+
+def test_the_high_pass_treats_all_positions_alike_and_sees_no_slopes():
+    x = torch.randn(1, 3, 12, 14, dtype=torch.float64)
+    residual = HighPass()(x)
+    assert residual.shape == x.shape
+    torch.testing.assert_close(residual[..., 3:-2, 3:-2], HighPass()(x[..., 1:, 1:])[..., 2:-2, 2:-2])
+    rows, columns = torch.arange(9.0)[:, None], torch.arange(8.0)
+    slope = (0.5 + 2 * rows - 3 * columns).expand(1, 3, 9, 8)
+    assert HighPass()(slope)[..., 1:-1, 1:-1].abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("fusion", ["high-pass", "pixels"])
+def test_networks_on_other_residuals_have_the_layers_of_the_baseline(fusion):
+    assert build(fusion=fusion).state_dict().keys() == build().state_dict().keys()
+
+
+def test_a_non_negative_last_layer_lets_features_speak_for_one_side_only():
+    network = build(non_negative=True).eval()
+    with torch.no_grad():
+        network.fc1.weight.normal_()
+    pooled = torch.rand(4, 512, 1, 1)
+    more = pooled + torch.rand_like(pooled)
+    network.features = lambda x: x
+    assert (network(more) > network(pooled)).all()

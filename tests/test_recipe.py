@@ -35,6 +35,8 @@ def test_a_recipe_of_an_older_version_reads_with_what_that_version_did():
         ({"schedule": "step", "drop_steps": (4, 2)}, "rising"),
         ({"accumulate": 3}, "multiple of 12"),
         ({"accumulate": 0}, "at least 1"),
+        ({"hard_negatives": 0.0}, "hard_negatives"),
+        ({"hard_negatives": 0.5, "loss": "elbo"}, "hard_negatives"),
     ],
 )
 def test_what_a_recipe_cannot_be_is_answered_with_what_it_can(changes, words):

@@ -19,14 +19,22 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from torch import Tensor, nn
+from torch.nn.functional import linear
 from torchvision.models.resnet import Bottleneck
 
 from ..layers.attention import ChannelAttention, Formula, SpatialAttention
 from ..layers.fusion import FixedMultiScaleNPR, MultiScaleNPR
+from ..layers.highpass import HighPass
 from ..layers.npr import NPR
 
-Fusion = Literal["single", "multi", "multi-fixed"]
-_RESIDUALS: dict[str, type[nn.Module]] = {"single": NPR, "multi": MultiScaleNPR, "multi-fixed": FixedMultiScaleNPR}
+Fusion = Literal["single", "multi", "multi-fixed", "high-pass", "pixels"]
+_RESIDUALS: dict[str, type[nn.Module]] = {
+    "single": NPR,
+    "multi": MultiScaleNPR,
+    "multi-fixed": FixedMultiScaleNPR,
+    "high-pass": HighPass,
+    "pixels": nn.Identity,
+}
 
 # The five detectors of the report: what each adds to the baseline.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -50,7 +58,9 @@ def _stage(width_in: int, width: int, blocks: int, stride: int) -> nn.Sequential
 class NPRResNet(nn.Module):
     """The network of `build`: (N, 3, H, W) normalised pixels -> (N, 1) logits of "AI-generated"."""
 
-    def __init__(self, fusion: Fusion, channel_attention: bool, spatial_attention: bool, formula: Formula) -> None:
+    def __init__(
+        self, fusion: Fusion, channel_attention: bool, spatial_attention: bool, formula: Formula, non_negative: bool
+    ) -> None:
         super().__init__()
         if fusion not in _RESIDUALS:
             raise ValueError(f"Unknown fusion {fusion!r}; use one of {sorted(_RESIDUALS)}.")
@@ -66,9 +76,13 @@ class NPRResNet(nn.Module):
         self.layer2 = _stage(256, 128, blocks=4, stride=2)
         self.sa2 = SpatialAttention() if spatial_attention else nn.Identity()
         self.fc1 = nn.Linear(512, 1)
+        self.non_negative = non_negative
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if non_negative:
+            # All of one sign, they would otherwise add up to a large logit.
+            nn.init.uniform_(self.fc1.weight, 0.0, 1 / 512)
 
     def features(self, x: Tensor) -> Tensor:
         """Feature map of the last stage: (N, 3, H, W) -> (N, 512, ceil(H'/8), ceil(W'/8)), H', W' as in `npr`."""
@@ -79,7 +93,10 @@ class NPRResNet(nn.Module):
         return features
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.fc1(self.features(x).mean(dim=(2, 3)))  # (N, 1)
+        pooled = self.features(x).mean(dim=(2, 3))  # (N, 512), none below 0
+        if self.non_negative:
+            return linear(pooled, self.fc1.weight.abs(), self.fc1.bias)
+        logits: Tensor = self.fc1(pooled)  # (N, 1)
         return logits
 
 
@@ -89,14 +106,19 @@ def build(
     channel_attention: bool = False,
     spatial_attention: bool = False,
     attention_formula: Formula = "sum-of-sigmoids",
+    non_negative: bool = False,
 ) -> NPRResNet:
     """NPR network with random weights.
 
     Args:
-        fusion: `"single"` scale 0.5; `"multi"`: trainable fusion of three scales; `"multi-fixed"`: fixed fusion.
+        fusion: What the network sees: NPR at the `"single"` scale 0.5; `"multi"`: trainable fusion of three scales;
+            `"multi-fixed"`: fixed fusion; and, to compare, `"high-pass"`: `aigidetect.layers.highpass.HighPass`, or the
+            `"pixels"` themselves.
         channel_attention: Channel attention after the stem (64 channels) and after stage 1 (256 channels).
         spatial_attention: Spatial attention after stage 1 and after stage 2.
         attention_formula: See `aigidetect.layers.attention.ChannelAttention`.
+        non_negative: The last layer uses the absolute values of its weights, so that features, none of which is below 0,
+            can only speak for "AI-generated", against a fixed bias.
 
     Returns:
         Module (N, 3, H, W) float32, ImageNet-normalised, H, W >= 4 -> (N, 1) logits; sigmoid is P(AI-generated).
@@ -104,4 +126,4 @@ def build(
     Raises:
         ValueError: Unknown fusion or formula.
     """
-    return NPRResNet(fusion, channel_attention, spatial_attention, attention_formula)
+    return NPRResNet(fusion, channel_attention, spatial_attention, attention_formula, non_negative)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -49,6 +51,32 @@ def elbo(logits: Tensor, labels: Tensor, kl: Tensor, samples: int, smoothing: fl
     if samples < 1:
         raise ValueError(f"Expected the number of training pictures, at least 1, but found {samples}.")
     return smoothed_bce(logits, labels, smoothing) + kl / samples
+
+
+def hard_negatives(logits: Tensor, labels: Tensor, share: float) -> Tensor:
+    """Weights that leave, of the real views, only those that look most AI-generated.
+
+    Args:
+        logits: (N, 1) of "AI-generated".
+        labels: (N, 1) in [0, 1]; below 0.5 is real.
+        share: Share in (0, 1] of the real views that keep a weight, rounded up.
+
+    Returns:
+        (N, 1) without gradient: 1 for AI-generated views; for real ones 0 or a factor above 1, so that both classes weigh
+        what they did.
+
+    References:
+        | Training Region-based Object Detectors with Online Hard Example Mining (Shrivastava et al., CVPR 2016)
+        | https://arxiv.org/abs/1604.03540
+    """
+    weights = torch.ones_like(logits)
+    real = (labels < 0.5).flatten().nonzero().flatten()
+    kept = math.ceil(share * len(real))
+    if kept < len(real):
+        hardest = logits.detach().flatten()[real].argsort(descending=True)[:kept]
+        weights[real] = 0.0
+        weights[real[hardest]] = len(real) / kept
+    return weights
 
 
 def paired_consistency(first: Tensor, second: Tensor) -> Tensor:

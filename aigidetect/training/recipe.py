@@ -57,11 +57,14 @@ class Recipe:
         mean: Normalisation of the views, see `aigidetect.preprocess.normalise`; detectors have to use the same.
         std: The same.
         teacher: Share of a teacher's probability in each target, the rest being the label; see `soft_targets`.
+        hard_negatives: Share of a batch's real views, those that look most AI-generated, that the loss `"bce"` counts; see
+            `aigidetect.training.losses.hard_negatives`. 1 counts all.
         frozen_backbone: The network's `backbone` keeps the weights that it is given before the first step, and stays in
             evaluation mode.
 
     Raises:
-        ValueError: An unknown choice, `drop_steps` that do not fit the schedule, or a batch that cannot be split evenly.
+        ValueError: An unknown choice, `drop_steps` that do not fit the schedule, a batch that cannot be split evenly, or a
+            share of hard negatives outside (0, 1] or with a loss that does not know it.
     """
 
     name: str
@@ -89,6 +92,7 @@ class Recipe:
     mean: RGB = IMAGENET_MEAN
     std: RGB = IMAGENET_STD
     teacher: float = 0.0
+    hard_negatives: float = 1.0
     frozen_backbone: bool = False
 
     def __post_init__(self) -> None:
@@ -100,6 +104,10 @@ class Recipe:
             raise ValueError(
                 f"Expected rising drop_steps with the schedule 'step', and none with another, but found "
                 f"{list(self.drop_steps)} with {self.schedule!r}."
+            )
+        if not 0 < self.hard_negatives <= 1 or (self.hard_negatives < 1 and self.loss != "bce"):
+            raise ValueError(
+                f"Expected hard_negatives in (0, 1], and 1 with the loss 'elbo', but found {self.hard_negatives:g}."
             )
         self.check_split()
 

@@ -19,7 +19,7 @@ from ..models import load_architecture
 from ..preprocess import normalise
 from ..state import load_into
 from .distributed import Processes
-from .losses import elbo, paired_consistency, smoothed_bce
+from .losses import elbo, hard_negatives, paired_consistency, smoothed_bce
 from .recipe import Recipe
 
 _OPTIMISERS: dict[str, type[torch.optim.Optimizer]] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
@@ -133,7 +133,8 @@ class Run:
             kl = self.network.kl_divergence()  # type: ignore[operator]
             loss = elbo(logits, labels, kl, self.pictures, recipe.label_smoothing)
         else:
-            loss = smoothed_bce(logits, labels, recipe.label_smoothing)
+            weights = hard_negatives(logits, labels, recipe.hard_negatives)
+            loss = smoothed_bce(logits, labels, recipe.label_smoothing, weights)
         if recipe.consistency:
             loss = loss + recipe.consistency * paired_consistency(*logits.chunk(2))
         return loss
