@@ -5,14 +5,17 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
+from aigidetect.models.clip_vit import Tower
 from aigidetect.training import head_report
 from aigidetect.training.__main__ import main
 from aigidetect.training.datasets import digest, read_index, take_split
 from aigidetect.training.features import join_views, open_cache
 from aigidetect.training.head_tables import head_section
-from aigidetect.training.heads import HeadConfig, out_of_fold
+from aigidetect.training.heads import HeadConfig, fit_head, out_of_fold
 from aigidetect.training.teacher import key_of, read_teacher
+from aigidetect.training.token_heads import POOLINGS, TokenConfig, TokenHead, fit_token_head, late_tokens
 
 from .fit_case import write_data
 
@@ -70,6 +73,80 @@ def test_questions_choose_what_is_compared_and_shown(way, tmp_path, capsys):
     assert "### Random views" in page and "### Seeds" not in page
     assert main([*way, "--val", str(tmp_path / "val"), "--questions", "colour"]) == 2
     assert "penalty" in capsys.readouterr().err
+
+
+def test_heads_with_attention_or_contrast_are_compared_and_not_shipped(way, tmp_path, capsys):
+    report = tmp_path / "report.json"
+    assert main([*way, "--val", str(tmp_path / "val"), "--questions", "attention", "contrast", "--report", str(report)]) == 0
+    rows = json.loads(report.read_text())["rows"]
+    assert [("attention=True" in r["config"], "contrast=" in r["config"]) for r in rows if "seed" not in r["config"]] == [
+        (False, False),
+        (True, False),
+        (False, False),
+        (False, True),
+    ]
+    page = head_section(report)
+    assert "weighed against each other" in page and "contrastive" in page
+    wide = {"attention": True, "hidden": 4}
+    assert main([*way, "--config", json.dumps(wide), "--out", str(tmp_path / "run")]) == 2
+    assert main([*way, "--config", '{"attention": true}']) == 2
+    assert "hidden" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [{"attention": True}, {"contrast": 0.5}])
+def test_heads_learn_what_the_features_show(options):
+    labels = torch.tensor([0.0, 1.0] * 256)
+    features = torch.randn(512, 8, generator=torch.Generator().manual_seed(0)) + 2 * labels[:, None]
+    config = HeadConfig(blocks=(8, 9), hidden=8, dropout=0.1, epochs=30, learning_rate=3e-2, **options)
+    head = fit_head(features, labels, torch.ones(512), config)
+    assert ((head(features)[:, 0] > 0) == (labels > 0.5)).float().mean() > 0.95
+
+
+def test_the_blocks_can_be_weighed_and_their_weights_add_up():
+    head = fit_head(
+        torch.randn(300, 8), torch.rand(300).round(), torch.ones(300), HeadConfig(blocks=(8, 9), hidden=4, attention=True)
+    )
+    with torch.no_grad():
+        head.importance[0] = 1e4  # only the first block is left
+    x = torch.randn(5, 8)
+    y = torch.cat((x[:, :4], torch.randn(5, 4)), dim=1)
+    assert torch.equal(head(x), head(y)) and not torch.equal(head(x), head(-x))
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_heads_on_tokens_find_one_telling_patch(pooling):
+    rng = np.random.default_rng(0)
+    tokens = rng.normal(size=(128, 6, 8)).astype(np.float16)
+    labels = torch.tensor([0.0, 1.0] * 64)
+    tokens[1::2, 3, :4] += 9  # one patch of every generated picture
+    config = TokenConfig(pooling, hidden=16, epochs=40, dropout=0.0, learning_rate=2e-2)
+    head = fit_token_head(tokens, labels, torch.ones(128), config)
+    views = torch.from_numpy(tokens.astype(np.float32))
+    logits = head(views)
+    assert ((logits[:, 0] > 0) == (labels > 0.5)).float().mean() > 0.95
+    order = [0, 4, 2, 5, 1, 3]  # the class token keeps its place
+    torch.testing.assert_close(head(views[:, order]), logits)
+
+
+def test_a_pooling_that_is_not_known_is_answered_with_those_that_are():
+    with pytest.raises(ValueError, match="mean, smooth-max, attention"):
+        TokenHead(8, "max", 4)
+
+
+def test_the_question_of_pooling_is_answered_from_cached_tokens(train, tmp_path, monkeypatch):
+    monkeypatch.setattr(head_report, "FOLDS", 2)
+    monkeypatch.setattr(head_report, "_figures", functools.partial(head_report._figures, draws=5))
+    folder = write_cache(tmp_path / "cache", train, 1)
+    tower = Tower(blocks=9, taps=(4, 9), width=WIDTH, heads=1, patch=4, image_size=8).eval()
+    with torch.inference_mode():
+        early, last = tower(torch.randn(len(train), 3, 8, 8))
+    np.save(folder / "tokens.npy", early.half().numpy()[None])
+    facts = json.loads((folder / "cache.json").read_text())
+    (folder / "cache.json").write_text(json.dumps({**facts, "tokens_after": 4}))
+    cache = open_cache(folder)
+    assert np.abs(late_tokens(tower, cache.complete_tokens(4)[0], 4, batch_size=3) - last.numpy()).max() < 0.05
+    rows = head_report.pooling_rows(tower, cache, train)
+    assert len(rows) == 2 * (1 + len(POOLINGS)) and all(0 <= row["across"]["auroc"][0] <= 1 for row in rows)
 
 
 def test_other_views_of_the_same_pictures_count_as_views(way, train, tmp_path):

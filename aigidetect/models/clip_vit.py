@@ -140,10 +140,16 @@ class Head(nn.Module):
         self.hidden = nn.Linear(features, hidden) if hidden else None
         self.fc = nn.Linear(hidden or features, 1)
 
-    def forward(self, features: Tensor, dropout: float = 0.0) -> Tensor:
+    def represent(self, features: Tensor, dropout: float = 0.0) -> Tensor:
+        """What the last layer reads: (N, F) -> (N, F), or with a hidden layer (N, H)."""
         x = _dropped((features - self.mean) / self.scale, dropout)
-        if self.hidden is not None:
-            x = _dropped(F.gelu(self.hidden(x)), dropout)
+        return x if self.hidden is None else _dropped(F.gelu(self.hidden(x)), dropout)
+
+    def forward(self, features: Tensor, dropout: float = 0.0) -> Tensor:
+        return self.decide(self.represent(features, dropout))
+
+    def decide(self, x: Tensor) -> Tensor:
+        """The last layer, on what `represent` returns -> (N, 1) logits."""
         # Written out, since autocast would do a linear layer in half precision: over thousands of features that rounds the
         # logit visibly.
         return (x * self.fc.weight).sum(dim=1, keepdim=True) + self.fc.bias
@@ -195,11 +201,14 @@ class CLIPViT(nn.Module):
         return logits
 
 
+def normalised(tokens: Tensor) -> Tensor:
+    """Layer norm without parameters of (..., D) tokens, in float32 or better."""
+    return F.layer_norm(tokens.to(torch.promote_types(tokens.dtype, torch.float32)), tokens.shape[-1:], eps=EPSILON)
+
+
 def summary(tokens: Tensor) -> Tensor:
     """What the head reads of one tap, see `CLIPViT.features`: (N, L, D) tokens, the class token first -> (N, 3 D)."""
-    normed = F.layer_norm(
-        tokens.to(torch.promote_types(tokens.dtype, torch.float32)), tokens.shape[-1:], eps=EPSILON
-    )  # (N, L, D)
+    normed = normalised(tokens)  # (N, L, D)
     patches = normed[:, 1:]
     return torch.cat((normed[:, 0], patches.mean(dim=1), patches.std(dim=1, correction=0)), dim=1)  # (N, 3 D)
 

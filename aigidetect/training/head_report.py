@@ -7,6 +7,7 @@ by heads that were fitted without the model lines and photo sources they are ask
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -15,11 +16,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..models.clip_vit import Tower
 from .augment import HEADLINE_CONDITIONS
 from .datasets import Sample
 from .features import FeatureCache, stored_conditions
 from .heads import HeadConfig, fit_head, flat, named, out_of_fold, pooled, sample_weights
 from .metrics import bootstrap, expit, measure
+from .token_heads import POOLINGS, TokenConfig, late_tokens, tokens_out_of_fold
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +33,21 @@ HIDDEN = (256,)
 SEEDS = (0, 1)
 SHARES = (0.1, 0.3, 1.0)
 ALIGNED = (0.0, 1.0, 5.0)
+CONTRASTS = (0.0, 0.2)
 FOLDS = 3
-QUESTIONS = ("blocks", "penalty", "hidden", "seed", "pictures", "views", "views, hidden layer", "aligned")
+QUESTIONS = (
+    "blocks",
+    "penalty",
+    "hidden",
+    "seed",
+    "pictures",
+    "views",
+    "views, hidden layer",
+    "aligned",
+    "attention",
+    "contrast",
+)
+POOLING = "pooling"  # answered by `pooling_rows`, for which a cache of train needs tokens
 
 
 def compare(
@@ -66,6 +82,36 @@ def compare(
         log.info("%s", rows[-1])
     plain = ", ".join(map(str, HeadConfig().blocks))
     return {"val": in_words(val_samples), "across": in_words(samples[0]), "plain": plain, "rows": rows}
+
+
+def pooling_rows(tower: Tower, cache: FeatureCache, samples: Sequence[Sample]) -> list[dict[str, Any]]:
+    """Rows of the question "pooling" for the report of `compare`: heads on the tokens of one view, and one on their summary.
+
+    Args:
+        tower: The tower of the cache.
+        cache: Cache of train with tokens; its first view counts.
+        samples: Its pictures.
+
+    Raises:
+        ValueError: The cache has no tokens, or not the tower's last block.
+    """
+    last = len(tower.blocks)
+    # Numbers of one view, without aligned fakes, so that both kinds of heads see the same.
+    summary = dataclasses.replace(HeadConfig(), blocks=(last,), hidden=HIDDEN[-1], weight_decay=0.1, aligned=0.0)
+    facts = {"what": POOLING, "blocks": [last], "pictures": len(samples), "views": 1}
+    rows: list[dict[str, Any]] = []
+    for config in (dataclasses.replace(summary, seed=seed) for seed in SEEDS):
+        label = f"mean and deviation, hidden={config.hidden}, seed={config.seed}"
+        rows.append({**facts, "config": label, "across": _across(config, 1, [cache], [samples])})
+        log.info("%s", rows[-1])
+    tokens = late_tokens(tower, cache.complete_tokens(cache.tokens_after)[0], cache.tokens_after)
+    for pooling, seed in itertools.product(POOLINGS, SEEDS):
+        own = TokenConfig(pooling=pooling, seed=seed)
+        logits = list(tokens_out_of_fold(tokens, samples, own, folds=FOLDS))
+        label = f"every patch, {pooling}, hidden={own.hidden}, seed={seed}"
+        rows.append({**facts, "config": label, "across": _figures(logits, samples)})
+        log.info("%s", rows[-1])
+    return rows
 
 
 def _across(
@@ -149,7 +195,12 @@ def _plan(views: int) -> list[tuple[str, HeadConfig, float, int]]:
     plan += [("views", plain, 1.0, count) for count in range(1, views + 1)]
     wide = dataclasses.replace(plain, hidden=HIDDEN[-1], weight_decay=0.1)
     plan += [("views, hidden layer", wide, 1.0, count) for count in range(2, views + 1, 2)]
-    return plan + [("aligned", dataclasses.replace(wide, aligned=factor), 1.0, views) for factor in ALIGNED]
+    plan += [("aligned", dataclasses.replace(wide, aligned=factor), 1.0, views) for factor in ALIGNED]
+    for seed in SEEDS:
+        own = dataclasses.replace(wide, seed=seed)
+        plan += [("attention", dataclasses.replace(own, attention=on), 1.0, views) for on in (False, True)]
+        plan += [("contrast", dataclasses.replace(own, contrast=weight), 1.0, views) for weight in CONTRASTS]
+    return plan
 
 
 def _subset(shown: Sequence[Sample], share: float) -> NDArray[np.int64]:

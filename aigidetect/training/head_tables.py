@@ -18,6 +18,9 @@ _TITLES = {
     "views": "Random views of each training picture",
     "views, hidden layer": "Random views of each training picture, hidden layer",
     "aligned": "Weight of aligned fakes, see [aligned.md](aligned.md)",
+    "attention": "Blocks weighed against each other (Koutlis & Papadopoulos, 2024)",
+    "contrast": "A supervised contrastive loss beside the cross entropy",
+    "pooling": "Every patch of a view read by itself, and pooled afterwards",
 }
 _INTRODUCTION = """## Heads on the frozen tower of `vit-clip`
 

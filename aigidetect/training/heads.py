@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..models.clip_vit import Head
+from .block_attention import BlockAttention, supervised_contrast
 from .datasets import AI, Sample
 from .features import FeatureCache
 from .losses import smoothed_bce
@@ -39,7 +40,12 @@ class HeadConfig:
         smoothing: Targets are this far from 0 and 1.
         balance: Exponent of a source's size in its weight: 0 weighs sources evenly, 1 weighs pictures evenly.
         aligned: Factor of the weight of aligned fakes, see `sample_weights`.
+        attention: Weighs the blocks against each other, see `BlockAttention`; only with `hidden`.
+        contrast: Weight of `supervised_contrast` in the loss; only with `hidden`.
         seed: Seed of initial weights, dropout and order.
+
+    Raises:
+        ValueError: `attention` or `contrast` without a hidden layer.
     """
 
     blocks: tuple[int, ...] = (6, 7, 8, 9)
@@ -51,7 +57,13 @@ class HeadConfig:
     smoothing: float = 0.0
     balance: float = 0.5
     aligned: float = 5.0
+    attention: bool = False
+    contrast: float = 0.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.attention or self.contrast) and not self.hidden:
+            raise ValueError("attention and contrast need a hidden layer; set hidden, for instance to 256.")
 
 
 def sample_weights(samples: Sequence[Sample], balance: float, aligned: float = 1.0) -> Tensor:
@@ -86,7 +98,8 @@ def fit_head(features: Tensor, labels: Tensor, weights: Tensor, config: HeadConf
         The head, in evaluation mode: (N, F) -> (N, 1) logits.
     """
     torch.manual_seed(config.seed)
-    head = Head(features.shape[1], config.hidden)
+    width = features.shape[1]
+    head = BlockAttention(width, config.hidden, len(config.blocks)) if config.attention else Head(width, config.hidden)
     head.mean.copy_(features.mean(dim=0))
     # A feature that hardly varies would be blown up by its own tiny deviation.
     head.scale.copy_(features.std(dim=0).clamp_min(1e-3))
@@ -122,8 +135,10 @@ def _descend(head: Head, features: Tensor, labels: Tensor, weights: Tensor, conf
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     for _ in range(config.epochs):
         for chosen in torch.split(torch.randperm(len(features), generator=generator), batch)[: len(features) // batch]:
-            logits = head(features[chosen], config.dropout)
-            loss = smoothed_bce(logits, labels[chosen, None], config.smoothing, weights[chosen, None])
+            x = head.represent(features[chosen], config.dropout)
+            loss = smoothed_bce(head.decide(x), labels[chosen, None], config.smoothing, weights[chosen, None])
+            if config.contrast:
+                loss = loss + config.contrast * (weights[chosen] * supervised_contrast(x, labels[chosen])).mean()
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()

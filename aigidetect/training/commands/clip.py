@@ -6,13 +6,14 @@ import argparse
 import dataclasses
 import itertools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...layers.quantised import dequantise
-from ...models.clip_vit import CLIPViT, build
+from ...models.clip_vit import CLIPViT, Tower, build
 from ...preprocess import Tiles
 from ..augment import CONDITIONS, Augment
 from ..datasets import Sample, digest, load_pixels, take_split
@@ -73,17 +74,12 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def _features(options: argparse.Namespace) -> None:
-    from safetensors.torch import load_file
-
     from ..features import condition_views, extract, random_views
 
     samples, pixels, failures = load_pixels(take_split(read_data(options.data), options.split))
     if failures:
         raise ValueError(f"{len(failures)} pictures do not decode; remove them first: {failures[:3]}.")
-    taps = sorted({options.tokens_after, *BLOCKS} - {0})
-    network = build(blocks=BLOCKS[-1], taps=taps)
-    state = dequantise(load_file(options.tower))
-    network.tower.load_state_dict({k: state[f"tower.{k}"].float() for k in network.tower.state_dict()})
+    tower = _tower(options.tower, sorted({options.tokens_after, *BLOCKS} - {0}))
     facts: dict[str, Any] = {"split": options.split, "data": digest(samples)}
     if options.conditions:
         labels = [sample.label for sample in samples]
@@ -93,28 +89,42 @@ def _features(options: argparse.Namespace) -> None:
         view, count = random_views(AUGMENT, pixels, 224, options.seed), options.views
         facts |= {"augment": json.loads(json.dumps(dataclasses.asdict(AUGMENT))), "seed": options.seed}
     shape = (count, len(samples))
-    extract(network.eval().tower, view, shape, options.out, facts=facts, tokens_after=options.tokens_after)
+    extract(tower, view, shape, options.out, facts=facts, tokens_after=options.tokens_after)
+
+
+def _tower(path: Path, taps: Sequence[int]) -> Tower:
+    """The tower up to the last of the taps, in evaluation mode."""
+    from safetensors.torch import load_file
+
+    network = build(blocks=taps[-1], taps=taps)
+    state = dequantise(load_file(path))
+    network.tower.load_state_dict({k: state[f"tower.{k}"].float() for k in network.tower.state_dict()})
+    return network.eval().tower
 
 
 def _head(options: argparse.Namespace) -> None:
     from ..clip_run import finish
     from ..features import open_cache
-    from ..head_report import QUESTIONS, compare
+    from ..head_report import POOLING, QUESTIONS, compare, pooling_rows
     from ..heads import HeadConfig, fit_head, kept_apart, pooled, sample_weights
     from ..teacher import teach, write_teacher
 
     caches, samples = _by_pictures([open_cache(folder) for folder in options.train], _pictures(options))
     if options.val:
         questions = options.questions or QUESTIONS
-        if unknown := set(questions) - set(QUESTIONS):
-            raise ValueError(f"Unknown questions {sorted(unknown)}; use some of {list(QUESTIONS)}.")
+        if unknown := set(questions) - {*QUESTIONS, POOLING}:
+            raise ValueError(f"Unknown questions {sorted(unknown)}; use some of {[*QUESTIONS, POOLING]}.")
         val_samples = take_split(read_data(options.data[0]), "val")
         report = compare(caches, samples, open_cache(options.val), val_samples, questions)
+        if POOLING in questions:
+            report["rows"] += pooling_rows(_tower(options.tower, BLOCKS[-1:]), open_cache(options.train[0]), samples[0])
         if options.report:
             write_json(options.report, report)
     config = HeadConfig(**_tuples(json.loads(options.config)))
     if options.teach:
         write_teacher(options.teach, teach(caches, samples, config))
+    if options.out and config.attention:
+        raise ValueError("A head with attention can be compared, but no detector has one; leave --out or attention out.")
     if options.out:
         apart = kept_apart(samples, options.holdout)
         features, labels, views = pooled(caches, samples, config.blocks)
