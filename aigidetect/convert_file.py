@@ -23,8 +23,8 @@ from .convert import convert_npr, convert_resnet
 from .convert_spai import convert_mfm, convert_spai
 from .convert_transformers import convert_backbone, convert_transformer
 from .errors import WeightsError, WeightsMismatch
-from .foreign import FACTS, PREPROCESS, Foreign, digests, find_blob, get_foreign
-from .manifest import ManifestEntry, load_manifest
+from .foreign import FACTS, PREPROCESS, Foreign, digests, entry_of_others, find_blob, get_foreign
+from .manifest import ManifestEntry
 from .models import load_architecture
 from .preprocess import Preprocess, from_dict
 
@@ -78,9 +78,7 @@ def convert_file(
         WeightsError: `out` exists or cannot be written; or see `read_checkpoint`.
         WeightsMismatch: It is not a checkpoint of that detector.
     """
-    entry = load_manifest().get(name.partition(":")[0])
-    if entry.architecture not in PREPROCESS:
-        raise ValueError(f"No checkpoint of others is known for {name!r}; only for {', '.join(_names())}.")
+    entry = entry_of_others(name.partition(":")[0])
     config = _config(entry, activation)
     path = _target(source, out or f"{name.replace(':', '-')}.safetensors", force)
     facts = _digests(source)
@@ -97,10 +95,6 @@ def convert_file(
     }
     _write(state, path, stated)
     return Converted(path, len(state), seen, _next_step(entry.name, str(path), backbone))
-
-
-def _names() -> list[str]:
-    return sorted({entry.name for entry in load_manifest() if entry.architecture in PREPROCESS})
 
 
 def _config(entry: ManifestEntry, activation: str | None) -> dict[str, Any]:

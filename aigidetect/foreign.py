@@ -14,7 +14,7 @@ import difflib
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from safetensors import safe_open
 
 from .errors import ManifestError, UnknownDetectorError, WeightsMismatch, WeightsNotAvailable
 from .json_fields import Fields, read_strict
-from .manifest import ManifestEntry
+from .manifest import ManifestEntry, load_manifest
 from .preprocess import SquashCrop, Whole, from_dict
 from .weights import WEIGHTS_DIR_VARIABLE
 
@@ -169,18 +169,40 @@ def _record(folder: Path, foreign: Foreign) -> Path:
     return folder / f"{foreign.file.removesuffix('.safetensors')}.json"
 
 
-def as_converted(entry: ManifestEntry, path: Path) -> ManifestEntry:
+def entry_of_others(name: str) -> ManifestEntry:
+    """The entry whose network is the one of the checkpoints that others published.
+
+    Args:
+        name: A detector, whose newest version of that kind is taken, or one version of it, such as `vit@1`.
+
+    Raises:
+        UnknownDetectorError: No such detector.
+        ValueError: No such checkpoints are known, or not for that version.
+    """
+    book = load_manifest()
+    asked = book.get(name)
+    versions = [asked] if "@" in name else [entry for entry in book if entry.name == name]
+    for entry in reversed(versions):
+        # On CLIP's tower `vit` has another network than the one that others trained.
+        if entry.architecture in PREPROCESS and not entry.config.get("clip_blocks"):
+            return entry
+    known = sorted({entry.name for entry in book if entry.architecture in PREPROCESS})
+    raise ValueError(f"No checkpoint of others is known for {name!r}; only for {', '.join(known)}.")
+
+
+def as_converted(entry: ManifestEntry, path: Path, versions: Iterable[ManifestEntry] = ()) -> ManifestEntry:
     """An entry with the options and the preprocessing that a converted file states; unchanged for any other file.
 
     Args:
         entry: Detector under whose name the file is loaded.
-        path: An intact safetensors file.
+        path: A file. One that is not intact states nothing.
+        versions: If the file states other options than those of `entry`, the newest of these that has its name and these
+            options is taken instead.
 
     Raises:
         WeightsMismatch: It was converted for another detector, holds a backbone alone, or what it states makes no sense.
     """
-    with safe_open(path, "pt") as file:
-        text = (file.metadata() or {}).get(FACTS)
+    text = _stated(path)
     if text is None:
         return entry
     try:
@@ -194,9 +216,23 @@ def as_converted(entry: ManifestEntry, path: Path) -> ManifestEntry:
     if detector != entry.name:
         raise WeightsMismatch(f"{path} was converted as {detector!r}, not {entry.name!r}; load it under that name.")
     # Nothing but the activation may differ: a file does not choose the size of a network.
-    if {**config, "activation": None} != {**entry.config, "activation": None}:
+    same = [e for e in [*versions, entry] if e.name == entry.name and _sizes(e.config) == _sizes(config)]
+    if not same:
         raise WeightsMismatch(f"{path} states the options {config}, but {entry.full_name!r} has {dict(entry.config)}.")
-    return dataclasses.replace(entry, config=config, preprocess=preprocess)
+    return dataclasses.replace(same[-1], config=config, preprocess=preprocess)
+
+
+def _stated(path: Path) -> str | None:
+    try:
+        with safe_open(path, "pt") as file:
+            text: str | None = (file.metadata() or {}).get(FACTS)
+    except Exception:  # the parser's own errors; whoever reads the tensors says what is wrong with the file
+        return None
+    return text
+
+
+def _sizes(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {**config, "activation": None}
 
 
 def _check_preprocess(facts: Mapping[str, Any]) -> None:

@@ -77,7 +77,7 @@ def load_state_dict(
     """Tensors of a detector's checkpoint, and the SHA-256 of the very bytes they were read from.
 
     A checkpoint given by `weights` is yours to vouch for: its hash is returned, not compared. If the detector has a
-    backbone, that file's tensors are joined in, unless a checkpoint of your own brings tensors of the same names.
+    backbone, that file's tensors are joined in, unless a checkpoint of your own has a backbone: any tensor of the same name.
 
     Arguments and further errors: see `locate`.
 
@@ -95,7 +95,9 @@ def load_state_dict(
         ) from error
     if entry.backbone is not None:
         shared, _ = load_state_dict(_backbone(entry), local_files_only=local_files_only, cache_dir=cache_dir)
-        state = {**shared, **state}
+        # A whole network may be another one, or have no scales where the shared file has them: nothing is added to it.
+        whole = weights is not None and not state.keys().isdisjoint(shared)
+        state = state if whole else {**shared, **state}
     return state, sha256
 
 

@@ -1,4 +1,4 @@
-"""Matrices stored as 8-bit integers -> float32.
+"""Matrices stored as 8-bit integers -> float32, and back.
 
 A file may hold a matrix as three tensors, one scale (and zero point) per output row or one for all:
 
@@ -12,12 +12,61 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 import torch
 from torch import Tensor
 
+# Of int8, the range that has an opposite for each of its values.
+MOST_LEVELS = 127
 _SCALE = "_scale"
 _ZERO_POINT = "_zero_point"
 _STORED = (torch.int8, torch.uint8)
+
+
+def matrix_of(key: str) -> str:
+    """Name of the matrix that a tensor belongs to: `X.weight` for `X.weight_scale`, and for any other name that name."""
+    owner = key.removesuffix(_SCALE).removesuffix(_ZERO_POINT)
+    return owner if owner.endswith(".weight") else key
+
+
+def quantise(state: Mapping[str, Tensor], keys: Iterable[str], levels: int) -> dict[str, Tensor]:
+    """State dict with some matrices as integers from `-levels` to `levels` and one scale for each output row.
+
+    The scale is the row's largest magnitude divided by `levels`, and each value becomes the nearest multiple of it. Few
+    levels leave little to store for a compressor, such as that of a wheel.
+
+    Args:
+        state: Tensors by name; not changed.
+        keys: Names `X.weight` of the matrices, (out, ...) float32.
+        levels: From 1 to `MOST_LEVELS`.
+
+    Returns:
+        New dict, with int8 matrices and float32 scales (out,), which `dequantise` reads.
+
+    Raises:
+        ValueError: `levels` is out of its range, or a tensor is no float32 matrix with a name `X.weight`.
+
+    Example:
+        >>> quantise({"fc.weight": torch.tensor([[1.0, -1.5]])}, ["fc.weight"], 3)
+        {'fc.weight': tensor([[ 2, -3]], dtype=torch.int8), 'fc.weight_scale': tensor([0.5000])}
+    """
+    if not 1 <= levels <= MOST_LEVELS:
+        raise ValueError(f"Expected from 1 to {MOST_LEVELS} levels on either side of zero, but got {levels}.")
+    result = dict(state)
+    for key in keys:
+        weight = state[key]
+        if weight.dtype != torch.float32 or weight.ndim < 2 or not key.endswith(".weight"):
+            raise ValueError(
+                f"Expected a float32 matrix with a name '*.weight', but {key!r} is {_described(state, key)} "
+                f"{tuple(weight.shape)}; were these weights quantised before?"
+            )
+        scale = weight.flatten(1).abs().amax(dim=1) / levels  # (out,)
+        # A row of zeros stays one under any scale but 0.
+        scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+        steps = weight / _per_row(key, weight, scale)
+        result |= {key: steps.round().clamp(-levels, levels).to(torch.int8), key + _SCALE: scale}
+    return result
 
 
 def dequantise(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -42,7 +91,7 @@ def dequantise(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """
     companions = {key for key in state if key.endswith((f".weight{_SCALE}", f".weight{_ZERO_POINT}"))}
     for key in sorted(companions):
-        matrix = key.removesuffix(_SCALE).removesuffix(_ZERO_POINT)
+        matrix = matrix_of(key)
         if matrix not in state or state[matrix].dtype not in _STORED:
             raise ValueError(f"{key!r} needs an int8 or uint8 {matrix!r}, but found {_described(state, matrix)}.")
     result: dict[str, Tensor] = {}
@@ -76,5 +125,5 @@ def _per_row(key: str, weight: Tensor, companion: Tensor) -> Tensor:
     return companion.float().reshape(-1, *[1] * (weight.ndim - 1))
 
 
-def _described(state: dict[str, Tensor], key: str) -> str:
+def _described(state: Mapping[str, Tensor], key: str) -> str:
     return str(state[key].dtype).removeprefix("torch.") if key in state else "none"

@@ -35,6 +35,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "resnet50-sa-bnn": {"bayesian": True, "spatial_attention": True},
 }
 _FEATURES = 2048
+_BACKBONE = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")
 
 
 class ResNet50(nn.Module):
@@ -51,6 +52,11 @@ class ResNet50(nn.Module):
         self.attention = SpatialAttention(bias=True) if spatial_attention else nn.Identity()
         self.avgpool = whole.avgpool
         self.fc: nn.Module = whole.fc
+
+    @property
+    def backbone(self) -> nn.ModuleDict:
+        """What `feature_map` consists of, under its own names: detectors that differ in what follows can share it."""
+        return nn.ModuleDict({name: getattr(self, name) for name in _BACKBONE})
 
     def feature_map(self, x: Tensor) -> Tensor:
         """Output of the last stage, before attention: (N, 3, H, W) -> (N, 2048, ceil(H / 32), ceil(W / 32))."""

@@ -5,6 +5,7 @@ The way of a detector:
     audit DATA                                              what file format, size and quality tell of the label
     aligned --data DATA --autoencoder SPEC --out ALIGNED    reconstructed photographs, to train on beside DATA
     fit --recipe npr-ms-ca --data DATA --out runs/a         trains, resumably, on the split "train"
+    quantise --run runs/a --out runs/b                      backbone in 8 bits, for a large network; then --run runs/b
     evaluate --run runs/a --data DATA --splits val          scores "val" under all conditions
     calibrate --run runs/a                                  temperature, bias and thresholds from these scores
     export --run runs/a --name npr-ms-ca --version 1        weights file and manifest entry
@@ -13,6 +14,7 @@ The way of a detector:
     publish npr-ms-ca@1 --repo-id OWNER/REPO                to the Hub, with a model card; the manifest pins the commit
     tables scores/npr-ms-ca-1                               the report's tables 4-8, its own numbers beside ours
     tiny-genimage FOLDER                                    its tables 7 and 8, measured on a folder of Tiny-GenImage
+    uncertainty scores/resnet50-1 scores/resnet50-bnn-1 --out docs/uncertainty.md   what a Bayesian head changes and knows
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from collections.abc import Sequence
 import torch
 
 from ..errors import AigidetectError
-from .commands import aligned, autoencoder, clip, measure, publish, ship, tables, tiny_genimage, train
+from .commands import aligned, autoencoder, clip, measure, publish, ship, tables, tiny_genimage, train, uncertainty
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -34,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--threads", type=int, default=None, help="threads of torch; default: all cores")
     commands = parser.add_subparsers(dest="command", required=True)
-    for module in (train, autoencoder, aligned, clip, measure, ship, publish, tables, tiny_genimage):
+    for module in (train, autoencoder, aligned, clip, measure, ship, publish, tables, tiny_genimage, uncertainty):
         module.add(commands)
     return parser
 

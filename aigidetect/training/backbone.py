@@ -12,13 +12,17 @@ import logging
 from pathlib import Path
 
 import safetensors.torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..convert_spai import convert_mfm
 from ..convert_transformers import convert_backbone
 from ..errors import WeightsMismatch
+from ..layers.quantised import dequantise
+from ..models.clip_vit import Tower
+from ..models.resnet import ResNet50
 from ..models.spai import SPAI
 from ..state import load_into
+from .clip_run import cut_tower
 from .run import Run
 
 log = logging.getLogger(__name__)
@@ -34,7 +38,8 @@ def give_backbone(run: Run, path: str | Path | None, out: Path) -> None:
     Args:
         run: A run that was restored, if it can be.
         path: Safetensors file with any of the names that `aigidetect.convert_transformers` or, for SPAI,
-            `aigidetect.convert_spai.convert_mfm` reads, or None.
+            `aigidetect.convert_spai.convert_mfm` reads, for a ResNet-50 with those of torchvision, for CLIP's tower with
+            those of `aigidetect.models.clip_vit`, or None. Matrices may be in 8 bits.
         out: Folder of the run.
 
     Raises:
@@ -52,9 +57,16 @@ def give_backbone(run: Run, path: str | Path | None, out: Path) -> None:
     state = _read(run, Path(path), out / RECORD, "backbone")
     if state is None:
         return
-    network = run.network
-    run.take_backbone(convert_mfm(state, network) if isinstance(network, SPAI) else convert_backbone(state, network))
+    run.take_backbone(_converted(state, run.network))
     log.info("the backbone is that of %s", path)
+
+
+def _converted(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    if isinstance(network, ResNet50):
+        return state  # its names are those of torchvision
+    if isinstance(tower := getattr(network, "tower", None), Tower):
+        return cut_tower(state, len(tower.blocks))
+    return convert_mfm(state, network) if isinstance(network, SPAI) else convert_backbone(state, network)
 
 
 def give_start(run: Run, path: str | Path | None, out: Path) -> None:
@@ -63,7 +75,7 @@ def give_start(run: Run, path: str | Path | None, out: Path) -> None:
     Args:
         run: A run that was restored, if it can be.
         path: Safetensors file of the same network, such as the model of another run or a file of the weights folder, or
-            None. It may be stored in half precision.
+            None. It may be stored in half precision or, in part, in 8 bits.
         out: Folder of the run.
 
     Raises:
@@ -72,7 +84,7 @@ def give_start(run: Run, path: str | Path | None, out: Path) -> None:
         FileNotFoundError: There is no such file.
     """
     if path is not None and (state := _read(run, Path(path), out / START, "start")) is not None:
-        load_into(run.network, state, origin=str(path))
+        load_into(run.network, dequantise(state), origin=str(path))
         run.average = {name: value.detach().clone() for name, value in run.network.state_dict().items()}
 
 

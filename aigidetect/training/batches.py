@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .augment import Pixels
@@ -44,8 +45,8 @@ class Batches:
             weight = np.array([sizes[label, samples[i].source] ** (recipe.balance - 1) for i in index])
             self._classes.append((index, weight / weight.sum()))
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """The batch of one step: views (N, 3, S, S) uint8 and targets (N, 1) float32."""
+    def batch(self, step: int) -> tuple[Tensor, ...]:
+        """The batch of one step, as `Run.update` takes it: views (N, 3, S, S) uint8 and targets (N, 1) float32."""
         recipe = self.recipe
         # The sequence [seed, step] seeds a generator of its own for every step.
         rng = np.random.default_rng([recipe.seed, step])
@@ -54,14 +55,16 @@ class Batches:
         chosen = np.concatenate([rng.choice(i, n, p=p) for (i, p), n in zip(self._classes, (pictures - half, half))])
         if recipe.consistency:
             chosen = np.concatenate([chosen, chosen])
-        size = recipe.size_at(step)
-        views = np.stack([recipe.augment(self.pixels[i], size, rng) for i in chosen])
+        return self._seen(chosen, recipe.size_at(step), rng)
+
+    def _seen(self, chosen: NDArray[np.int64], size: int, rng: np.random.Generator) -> tuple[Tensor, ...]:
+        views = np.stack([self.recipe.augment(self.pixels[i], size, rng) for i in chosen])
         return torch.from_numpy(views).permute(0, 3, 1, 2), self._targets[torch.from_numpy(chosen)][:, None]
 
-    def iterate(self, start: int, stop: int, *, ahead: int = 4) -> Iterator[tuple[Tensor, Tensor]]:
+    def iterate(self, start: int, stop: int, *, ahead: int = 4) -> Iterator[tuple[Tensor, ...]]:
         """Batches of the steps `start` to `stop - 1`, made in a thread up to `ahead` steps early."""
         with ThreadPoolExecutor(1) as pool:
-            pending: list[Future[tuple[Tensor, Tensor]]] = []
+            pending: list[Future[tuple[Tensor, ...]]] = []
             for step in range(start, stop):
                 while len(pending) < ahead and step + len(pending) < stop:
                     pending.append(pool.submit(self.batch, step + len(pending)))

@@ -39,21 +39,25 @@ def finish(
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    last = blocks[-1]
     with safe_open(tower, framework="pt") as file:
         origin = file.metadata() or {}
-    kept = {
-        name: value
-        for name, value in load_file(tower).items()
-        if not name.startswith("tower.blocks.") or int(name.split(".")[2]) < last
-    }
-    config = {"blocks": last, "taps": list(blocks), "hidden": hidden}
+    kept = cut_tower(load_file(tower), blocks[-1])
+    config = {"blocks": blocks[-1], "taps": list(blocks), "hidden": hidden}
     recipe = Recipe(name="vit-clip", architecture="clip_vit", config=config)
     (out / "recipe.json").write_text(recipe.to_json() + "\n", encoding="utf-8")
     (out / "facts.json").write_text(json.dumps({**facts, "tower": origin}, indent=1) + "\n", encoding="utf-8")
     state = {name: value.contiguous() for name, value in sorted({**kept, **tensors}.items())}
     save_file(state, out / "model.safetensors", metadata={"recipe": recipe.to_json(), "tower": json.dumps(origin)})
     return out / "model.safetensors"
+
+
+def cut_tower(state: Mapping[str, Tensor], blocks: int) -> dict[str, Tensor]:
+    """State dict without the blocks of the tower after the first `blocks`; the rest as it is, also matrices in 8 bits."""
+    return {
+        name: value
+        for name, value in state.items()
+        if not name.startswith("tower.blocks.") or int(name.split(".")[2]) < blocks
+    }
 
 
 def facts_of(run: str | Path) -> dict[str, Any]:

@@ -36,6 +36,8 @@ class Score:
         condition: See `apply_condition`.
         logit: Pooled logit before calibration.
         probability: Calibrated.
+        deviation: Standard deviation of the calibrated probability over the draws of random weights, >= 0; None for a
+            network without them. See `aigidetect.prediction.Uncertainty`.
     """
 
     file: str
@@ -48,6 +50,7 @@ class Score:
     condition: str
     logit: float
     probability: float
+    deviation: float | None = None
 
 
 def score(
@@ -81,8 +84,9 @@ def score(
         assert not isinstance(record, Failure)
         facts = {name: getattr(samples[i], name) for name in ("split", "label", "source", "line", "group", "style")}
         logit = detector.calibration.pooled(record.view_logits)
+        spread = record.uncertainty.std if record.uncertainty else None
         found[i, condition] = Score(
-            file=samples[i].path.name, condition=condition, logit=logit, probability=record.probability, **facts
+            samples[i].path.name, **facts, condition=condition, logit=logit, probability=record.probability, deviation=spread
         )
     return [
         dataclasses.replace(found[i, alias.get((sample.label, condition), condition)], condition=condition)
@@ -97,43 +101,50 @@ def picture(score: Score) -> tuple[str, ...]:
 
 
 _FACTS = ("file", "split", "label", "source", "line", "group", "style")
+_DEVIATION = "deviation {}"  # column of a condition
 
 
 def write_scores(scores: Sequence[Score], path: str | Path) -> None:
     """Writes scores as CSV: a row a picture, a column a condition that holds the pooled logit to 6 significant digits.
 
+    If any score has a deviation, the columns `deviation <condition>` hold them, empty for a score without one.
     Groups are written as hashes: tables need to know which pictures belong together, and not what they show.
     """
     conditions = list(dict.fromkeys(score.condition for score in scores))
+    deviations = [_DEVIATION.format(c) for c in conditions if any(score.deviation is not None for score in scores)]
     rows: dict[tuple[str, ...], dict[str, object]] = {}
     for item in scores:
         # A file name alone may come up in several folders.
         row = rows.setdefault(picture(item), {name: getattr(item, name) for name in _FACTS})
         row["group"] = hashlib.sha256(item.group.encode()).hexdigest()[:12]
         row[item.condition] = f"{item.logit:.6g}"
+        if item.deviation is not None:
+            row[_DEVIATION.format(item.condition)] = f"{item.deviation:.6g}"
     with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [*_FACTS, *conditions], lineterminator="\n")
+        writer = csv.DictWriter(file, [*_FACTS, *conditions, *deviations], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows.values())
 
 
 def read_scores(path: str | Path, calibration: Calibration) -> list[Score]:
-    """Reads what `write_scores` wrote.
+    """Reads what `write_scores` wrote, also before there were deviations.
 
     Args:
         path: CSV file.
-        calibration: Makes the probabilities from the logits.
+        calibration: Makes the probabilities from the logits. Deviations are as stored, under the calibration of the time.
     """
     scores = []
     with open(path, newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            facts = {name: row[name] for name in _FACTS if name != "label"}
+            facts: dict[str, Any] = {name: row[name] for name in _FACTS if name != "label"}
+            facts["label"] = int(row["label"])
             for condition in CONDITIONS:
                 if row.get(condition):
                     logit = float(row[condition])
                     probability = sigmoid(logit / calibration.temperature + calibration.bias)
-                    label = int(row["label"])
-                    scores.append(Score(label=label, condition=condition, logit=logit, probability=probability, **facts))
+                    spread = float(text) if (text := row.get(_DEVIATION.format(condition))) else None
+                    own = {"condition": condition, **facts}
+                    scores.append(Score(logit=logit, probability=probability, deviation=spread, **own))
     return scores
 
 

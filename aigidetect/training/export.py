@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from ..calibration import Calibration
 from ..detector import Detector
 from ..layers.low_rank import merge_low_rank
-from ..layers.quantised import dequantise
+from ..layers.quantised import dequantise, matrix_of
 from ..models import load_architecture
 from ..preprocess import Preprocess
 from ..registry import golden_views
 from .fit import read_recipe
 from .recipe import Recipe
+from .run import backbone_names
 
 # Golden logits are compared across machines and torch versions, whose float32 kernels differ in the last digits.
 GOLDEN_TOLERANCE = 2e-3
@@ -28,9 +29,6 @@ GOLDEN_TOLERANCE = 2e-3
 # Tensors with more values than this are stored in half precision. The small ones stand at the input and at the head of a
 # network, where rounding moves its logits most, and cost next to nothing.
 HALF_FROM = 40_000
-
-# What several detectors can have in common: the tower of `clip_vit`, the backbone of the other transformers.
-_SHARED = ("tower.", "backbone.")
 
 
 def run_detector(
@@ -58,13 +56,18 @@ def run_detector(
         preprocess,
         calibration or Calibration(),
         name=read_recipe(run).name,
-        weights_sha256=_run_sha256(run),
+        weights_sha256=run_sha256(run),
         device=device,
         dtype=dtype,
     )
 
 
-def _run_sha256(run: str | Path) -> str:
+def run_sha256(run: str | Path) -> str:
+    """SHA-256 of a run's model, 64 hex digits, under which its figures are known.
+
+    Raises:
+        FileNotFoundError: The run is not finished.
+    """
     return hashlib.sha256((Path(run) / "model.safetensors").read_bytes()).hexdigest()
 
 
@@ -115,15 +118,15 @@ def export(
         preprocess: Preprocessing the weights were calibrated with.
         calibration: See `aigidetect.training.calibrate`.
         provenance: Facts for the entry: licence, data, metrics, ...
-        backbone: Name such as `"clip-vit-b16-9-1"` of a second file for the frozen tower, `tower.*`, or backbone,
-            `backbone.*`, which several detectors can share: it has the same bytes for the same tower.
+        backbone: Name such as `"clip-vit-b16-9-1"` of a second file for the network's backbone, which several detectors can
+            share: it has the same bytes for the same backbone.
 
     Returns:
         The entry.
 
     Raises:
         ValueError: The manifest already has this version, or another backbone has this name; what is published never
-            changes.
+            changes. Or the network has no backbone.
     """
     recipe = read_recipe(run)
     book = json.loads(Path(manifest).read_text(encoding="utf-8"))
@@ -131,7 +134,8 @@ def export(
         raise ValueError(f"{name}@{version} is already in {manifest}; published entries never change, raise the version.")
     state, folder, shared = _stored(run), Path(weights_folder), {}
     if backbone is not None:
-        frozen = {k: state.pop(k) for k in list(state) if k.startswith(_SHARED) and ".low_rank_" not in k}
+        names = backbone_names(run_network(run))
+        frozen = {k: state.pop(k) for k in list(state) if matrix_of(k) in names}
         shared = {"backbone": _write_backbone(frozen, folder / f"{backbone}.safetensors")}
     content = save(state, metadata={"detector": f"{name}@{version}", "recipe": recipe.to_json()})
     file = f"{name}-{version}.safetensors"

@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -212,12 +212,14 @@ def _batches(
             yield current.result()
 
 
-def random_views(augment: Augment, pixels: Sequence[Pixels], size: int, seed: int) -> Callable[[int, int], Pixels]:
+def random_views(
+    augment: Augment, pixels: Sequence[Pixels] | Mapping[int, Pixels], size: int, seed: int
+) -> Callable[[int, int], Pixels]:
     """`make_view` of `extract` for training: every view is another draw of the pipeline.
 
     Args:
         augment: The pipeline.
-        pixels: The pictures, (H, W, 3) uint8.
+        pixels: The pictures by number, (H, W, 3) uint8.
         size: Side of a view in pixels.
         seed: The same seed gives the same views.
     """

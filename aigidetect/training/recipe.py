@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from ..models.clip_vit import CLIP_MEAN, CLIP_STD
 from ..models.npr_resnet import VARIANTS
 from ..models.resnet import VARIANTS as RESNETS
 from ..models.vit import VARIANTS as VITS
@@ -172,21 +173,15 @@ def _tuples(value: Any) -> Any:
 
 
 # The yardstick: a short run with a plain pipeline, which every other recipe has to beat, and the budget of the ablation.
+_PLAIN = Augment(
+    resample=0.5, scale=(0.5, 1.5), first_encode=0.0, encode=1.0, quality=(50, 96), webp=0.0,
+    blur=0.0, noise=0.0, colour=0.0,
+)  # fmt: skip
 _REFERENCE = Recipe(
     name="reference",
     architecture="npr_resnet",
     steps=1190,
-    augment=Augment(
-        resample=0.5,
-        scale=(0.5, 1.5),
-        first_encode=0.0,
-        encode=1.0,
-        quality=(50, 96),
-        webp=0.0,
-        blur=0.0,
-        noise=0.0,
-        colour=0.0,
-    ),
+    augment=_PLAIN,
     precision="bf16",
 )
 
@@ -234,22 +229,26 @@ RECIPES |= {
     )
     for name, config in RESNETS.items()
 }
-# The report's settings for its frozen backbones, but on native crops. The backbone has to be given.
+# The report's settings for its frozen backbones, but on native crops; and the same on CLIP's tower up to block 9, of which
+# `features` makes caches. The backbone has to be given.
+_HALF: RGB = (0.5, 0.5, 0.5)
 RECIPES |= {
-    name: Recipe(
-        name=name,
+    name + ending: Recipe(
+        name=name + ending,
         architecture="vit",
-        config=config,
+        config={**config, **more},
         steps=2000,
         sizes=((1.0, 224),),
+        augment=Augment(mirror=bool(more)),
         learning_rate=1e-3,
         weight_decay=1e-4,
         precision="bf16",
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
+        mean=mean,
+        std=std,
         frozen_backbone=True,
     )
     for name, config in VITS.items()
+    for ending, more, mean, std in (("", {}, _HALF, _HALF), ("-on-clip", {"clip_blocks": 9}, CLIP_MEAN, CLIP_STD))
 }
 # From random weights. Maps of views of 112 pixels, as those of 224, fill windows of 7 without padding up to the third stage.
 RECIPES |= {

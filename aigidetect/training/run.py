@@ -15,7 +15,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..layers.quantised import dequantise, matrix_of
 from ..models import load_architecture
+from ..models.vit import ViT
 from ..preprocess import normalise
 from ..state import load_into
 from .distributed import Processes
@@ -38,6 +40,7 @@ class Run:
     Attributes:
         step: Steps done.
         pictures: Number of training pictures, which the loss "elbo" divides by; to be set before the first step.
+        stored: Tensors of a frozen backbone that came in 8 bits, as they came; after `drop_tower` the whole tower.
 
     Raises:
         ValueError: The recipe's precision does not fit the device, its loss the network, or its batch the processes.
@@ -47,6 +50,7 @@ class Run:
         self, recipe: Recipe, device: torch.device, compiled: bool = False, processes: Processes | None = None
     ) -> None:
         self.recipe, self.device, self.step, self.pictures = recipe, device, 0, 0
+        self.stored: dict[str, Tensor] = {}
         self.processes = processes or Processes()
         recipe.check_split(self.processes.count)
         if recipe.precision == "fp16" and device.type == "cpu":
@@ -73,15 +77,40 @@ class Run:
         """Replaces the initial weights of the network's backbone, before the first step.
 
         Args:
-            state: State dict of the network, or of its backbone alone under `backbone.*`; the rest is not used.
+            state: State dict of the network, or of its backbone alone under the same names; the rest is not used. Matrices
+                may be in 8 bits, see `aigidetect.layers.quantised`; a frozen backbone is then stored so with the model.
 
         Raises:
-            ValueError: The network has no backbone.
+            ValueError: The network has no backbone, or a matrix in 8 bits is not whole.
             WeightsMismatch: The tensors do not fit it.
         """
-        tensors = _strip(dict(state), "backbone.")
-        load_into(backbone_of(self.network), tensors, origin="the given backbone")
+        names = backbone_names(self.network)
+        tensors = {name: value for name, value in state.items() if matrix_of(name) in names}
+        exact = dequantise(tensors)
+        load_into(backbone_of(self.network), {names[k]: v for k, v in exact.items()}, origin="the given backbone")
         self.average = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+        if self.recipe.frozen_backbone:
+            self.stored = {name: value for name, value in tensors.items() if exact.get(name) is not value}
+
+    def drop_tower(self) -> None:
+        """Takes CLIP's frozen tower out of the network, except as `stored`: class tokens then come with every batch.
+
+        Raises:
+            ValueError: The network has no tower, or the recipe trains it.
+        """
+        if not isinstance(self.network, ViT) or self.network.tower is None or not self.recipe.frozen_backbone:
+            raise ValueError(
+                f"The recipe {self.recipe.name!r} does not keep a tower of CLIP frozen, so class tokens that were computed "
+                "before are not its own; leave --features out, or use a recipe with clip_blocks and frozen_backbone."
+            )
+        self.stored = {name: self.average[name] for name in backbone_names(self.network)} | self.stored
+        self.network.tower = None
+        self.average = {name: self.average[name] for name in self.network.state_dict()}
+
+    def model(self) -> dict[str, Tensor]:
+        """The averaged weights, which are the result of the run. Matrices that came in 8 bits and were frozen are as they
+        came, so that what is evaluated and published is what they were."""
+        return self.average | self.stored
 
     def _make_optimiser(self) -> torch.optim.Optimizer:
         trained = [p for p in self.network.parameters() if p.requires_grad]
@@ -90,19 +119,20 @@ class Run:
         groups = [{"params": decayed, "weight_decay": self.recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
         return _OPTIMISERS[self.recipe.optimiser](groups, lr=self.recipe.learning_rate)  # type: ignore[call-arg]
 
-    def update(self, views: Tensor, labels: Tensor) -> float:
+    def update(self, views: Tensor, labels: Tensor, tokens: Tensor | None = None) -> float:
         """One optimiser step on a whole batch.
 
         Args:
             views: (N, 3, S, S) uint8, the same in every process, which takes its part of them.
             labels: (N, 1).
+            tokens: (N, D) class tokens of the views, after `drop_tower`.
 
         Returns:
             The loss, mean over the whole batch.
         """
         recipe = self.recipe
         self.network.train()
-        if recipe.frozen_backbone:
+        if recipe.frozen_backbone and tokens is None:
             # Its features then neither drop anything at random nor drift with the statistics of batch norms.
             backbone_of(self.network).eval()
         # Dropout and weight noise then depend on (seed, step) as the batch does, and a resumed run repeats them.
@@ -114,7 +144,8 @@ class Run:
         for turn in range(recipe.accumulate):
             part = self.processes.part(turn, recipe.accumulate)
             with self._local_gradients(turn):
-                loss = self._loss(views[part], labels[part]) / recipe.accumulate
+                known = () if tokens is None else (tokens[part].to(self.device),)
+                loss = self._loss(views[part], labels[part], *known) / recipe.accumulate
                 self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         self._scaler.step(self.optimiser)
@@ -123,11 +154,11 @@ class Run:
         self._update_average()
         return float(self.processes.mean(total))
 
-    def _loss(self, views: Tensor, labels: Tensor) -> Tensor:
+    def _loss(self, views: Tensor, labels: Tensor, *tokens: Tensor) -> Tensor:
         recipe, labels = self.recipe, labels.to(self.device)
         inputs = normalise(views.to(self.device), recipe.mean, recipe.std).contiguous(memory_format=torch.channels_last)
         with self._autocast():
-            logits = self._forward(inputs)
+            logits = self._forward(inputs, *tokens)
         logits = logits.float()
         if recipe.loss == "elbo":
             kl = self.network.kl_divergence()  # type: ignore[operator]
@@ -164,6 +195,7 @@ class Run:
         """Writes the state as safetensors, atomically: a killed run leaves the last complete state."""
         tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
         tensors |= {f"average.{k}": v for k, v in self.average.items()}
+        tensors |= {f"stored.{k}": v for k, v in self.stored.items()}
         for index, state in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{index}.{k}": v for k, v in state.items()}
         tensors = {name: value.detach().clone() for name, value in tensors.items()}
@@ -185,6 +217,7 @@ class Run:
         self.step = int(facts["step"])
         self.network.load_state_dict(_strip(tensors, "network."))
         self.average = {name: value.to(self.device) for name, value in _strip(tensors, "average.").items()}
+        self.stored = _strip(tensors, "stored.")
         state: dict[int, dict[str, Tensor]] = {}
         for name, value in _strip(tensors, "optimiser.").items():
             index, key = name.split(".", 1)
@@ -201,10 +234,21 @@ def backbone_of(network: nn.Module) -> nn.Module:
     Raises:
         ValueError: There is none.
     """
-    backbone = getattr(network, "backbone", None)
+    backbone = getattr(network, "backbone", None) or getattr(network, "tower", None)
     if not isinstance(backbone, nn.Module):
         raise ValueError(f"The network {type(network).__name__} has no backbone that could be given or kept frozen.")
     return backbone
+
+
+def backbone_names(network: nn.Module) -> dict[str, str]:
+    """Names of the backbone's tensors: those in the state dict of the whole network -> those in its own.
+
+    Raises:
+        ValueError: See `backbone_of`.
+    """
+    own = {id(value): name for name, value in backbone_of(network).state_dict(keep_vars=True).items()}
+    whole = network.state_dict(keep_vars=True).items()
+    return {name: own[id(value)] for name, value in whole if id(value) in own}
 
 
 def _strip(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..calibration import Calibration
 from ..detector import Detector
+from ..uncertainty import Sampled
 from .augment import CONDITIONS
 from .datasets import Sample, take_split
 from .evaluate import Score, read_scores, score, write_scores
+
+log = logging.getLogger(__name__)
 
 
 def evaluate(
@@ -53,12 +58,22 @@ def evaluate(
         "splits": list(splits),
         "train_lines": sorted({sample.line for sample in trained}),
     }
+    if isinstance(detector.network, Sampled):
+        facts["draws"] = {**dataclasses.asdict(detector.draws), "calibration": facts["calibration"]}
     (folder / "evaluation.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
 def read_evaluation(folder: str | Path) -> tuple[dict[str, Any], list[Score]]:
-    """What `evaluate` stored: the facts of `evaluation.json`, and the scores of all splits under its calibration."""
+    """What `evaluate` stored: the facts of `evaluation.json`, and the scores of all splits under its calibration.
+
+    Deviations come from draws that are not stored. Where `calibrate` has changed the calibration since, they are left out,
+    with a warning.
+    """
     folder = Path(folder)
     facts: dict[str, Any] = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
     calibration = Calibration.from_dict(facts["calibration"])
-    return facts, [score for split in facts["splits"] for score in read_scores(folder / f"{split}.csv", calibration)]
+    scores = [score for split in facts["splits"] for score in read_scores(folder / f"{split}.csv", calibration)]
+    if facts.get("draws", {}).get("calibration", facts["calibration"]) != facts["calibration"]:
+        log.warning("%s: its deviations are of another calibration and are left out; evaluate it again.", folder)
+        scores = [dataclasses.replace(score, deviation=None) for score in scores]
+    return facts, scores

@@ -90,7 +90,8 @@ class TokenHead(nn.Module):
         if self.gate is not None and self.weigh is not None:
             content, gate = self.gate(hidden).chunk(2, dim=-1)
             weights = self.weigh(torch.tanh(content) * torch.sigmoid(gate))[..., 0].softmax(dim=1)
-            return (weights * evidence).sum(dim=1)
+            attended: Tensor = (weights * evidence).sum(dim=1)
+            return attended
         return evidence.mean(dim=1)
 
 

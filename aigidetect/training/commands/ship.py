@@ -1,4 +1,4 @@
-"""`export`: from a calibrated run to a detector that ships."""
+"""`quantise` and `export`: from a finished run to a detector that ships."""
 
 from __future__ import annotations
 
@@ -16,7 +16,14 @@ from .common import Commands, add_data, read_json
 
 
 def add(commands: Commands) -> None:
-    """Adds the parser."""
+    """Adds the parsers."""
+    quantise = commands.add_parser("quantise", help="a run whose backbone is in 8 bits or fewer; to be evaluated after it")
+    quantise.set_defaults(run=_quantise)
+    quantise.add_argument("--run", dest="folder", required=True, type=Path)
+    few = "values on either side of zero; default: 31, which are 6 bits. Fewer leave less to store once compressed"
+    quantise.add_argument("--levels", type=int, default=31, help=few)
+    quantise.add_argument("--out", required=True, type=Path, help="folder of the new run")
+
     export = commands.add_parser("export", help="weights file and manifest entry of a calibrated run")
     export.set_defaults(run=_export)
     export.add_argument("--run", dest="folder", required=True, type=Path)
@@ -28,6 +35,13 @@ def add(commands: Commands) -> None:
     export.add_argument("--weights-folder", type=Path, default=Path("aigidetect/weights"))
     export.add_argument("--backbone", default=None, help="name of a file of its own for the frozen tower or backbone")
     export.add_argument("--manifest", type=Path, default=Path("weights_manifest.json"))
+
+
+def _quantise(options: argparse.Namespace) -> None:
+    from ..quantise import deflated, quantise_run
+
+    model = quantise_run(options.folder, options.out, options.levels)
+    print(f"{model}: {model.stat().st_size:,} bytes, {deflated(model):,} in a wheel")
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -61,9 +75,11 @@ def _how_made(run: Path) -> dict[str, Any]:
     if (run / "facts.json").exists():
         return {"made": read_json(run / "facts.json")}
     from ..backbone import RECORD, START
+    from ..class_token import RECORD as FEATURES
     from ..fit import read_log
+    from ..quantise import FACTS
 
-    records = {"backbone": run / RECORD, "start": run / START}
+    records = {"backbone": run / RECORD, "start": run / START, "features": run / FEATURES, "quantised": run / FACTS}
     begun = {what: read_json(path) for what, path in records.items() if path.exists()}
     return {"training_minutes": round(sum(_call_minutes(read_log(run))), 1), **begun}
 

@@ -7,11 +7,15 @@ import dataclasses
 import logging
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..datasets import Sample, take_split
 from ..layouts import read_data
 from ..recipe import Recipe
 from .common import DATA, Commands, add_data, read_json, write_json
+
+if TYPE_CHECKING:
+    from ..class_token import TokenCache
 
 
 def add(commands: Commands) -> None:
@@ -30,6 +34,9 @@ def add(commands: Commands) -> None:
     fit.add_argument("--out", required=True, type=Path, help="folder of the run")
     fit.add_argument("--backbone", type=Path, default=None, help="safetensors file that the network's backbone begins with")
     fit.add_argument("--start", type=Path, default=None, help="safetensors file of the same network to begin with")
+    fit.add_argument(
+        "--features", type=Path, nargs="+", default=[], help="caches of features, instead of passing views through a tower"
+    )
     fit.add_argument("--teacher", type=Path, default=None, help="file of head --teach, for a recipe with a teacher's share")
     fit.add_argument("--max-steps", type=int, default=None, help="stop, resumably, after so many steps")
     fit.add_argument("--seed", type=int, default=None, help="instead of the recipe's")
@@ -61,6 +68,7 @@ def _fit(options: argparse.Namespace) -> None:
     from ..recipe import load_recipe
 
     samples = take_split(read_data(*options.data), "train")
+    caches = _caches(options)
     recipe = load_recipe(options.recipe)
     if options.seed is not None:
         recipe = dataclasses.replace(recipe, seed=options.seed)
@@ -74,6 +82,7 @@ def _fit(options: argparse.Namespace) -> None:
         backbone=options.backbone,
         start=options.start,
         teacher=options.teacher,
+        features=caches,
         device=options.device,
         max_steps=options.max_steps,
         save_every=options.save_every,
@@ -83,6 +92,16 @@ def _fit(options: argparse.Namespace) -> None:
     )
     if processes.main:
         print(made)
+
+
+def _caches(options: argparse.Namespace) -> list[TokenCache]:
+    if not options.features:
+        return []
+    from ..class_token import match_caches
+    from ..features import open_cache
+
+    data = [take_split(read_data(path), "train") for path in options.data]
+    return match_caches([open_cache(folder) for folder in options.features], data)
 
 
 def _audit_before_fit(samples: list[Sample], recipe: Recipe, options: argparse.Namespace) -> None:
