@@ -71,6 +71,12 @@ def test_questions_choose_what_is_compared_and_shown(way, tmp_path, capsys):
     assert by_block[9,] > by_block[5,] and {r["what"] for r in rows} == {"views", "blocks"}
     page = head_section(report)
     assert "### Random views" in page and "### Seeds" not in page
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps({**json.loads(report.read_text()), "rows": [{**rows[0], "what": "seed"}]}))
+    assert "### Random views" in head_section(report, other) and "### Seeds" in head_section(report, other)
+    other.write_text(json.dumps({**json.loads(report.read_text()), "val": "3 real and 2 AI-generated pictures"}))
+    with pytest.raises(ValueError, match="same data"):
+        head_section(report, other)
     assert main([*way, "--val", str(tmp_path / "val"), "--questions", "colour"]) == 2
     assert "penalty" in capsys.readouterr().err
 

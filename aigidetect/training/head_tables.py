@@ -31,9 +31,16 @@ of 0, intervals are over groups. Test splits play no part.
 """
 
 
-def head_section(path: str | Path) -> str:
-    """The section, from the file that `head --report` wrote."""
-    report = json.loads(Path(path).read_text(encoding="utf-8"))
+def head_section(*paths: str | Path) -> str:
+    """The section, from files that `head --report` wrote.
+
+    Raises:
+        ValueError: The files are of different pictures.
+    """
+    report, *others = [json.loads(Path(path).read_text(encoding="utf-8")) for path in paths]
+    if any((other["val"], other["across"]) != (report["val"], report["across"]) for other in others):
+        raise ValueError("The comparisons of heads are of different pictures; compare all heads on the same data.")
+    report["rows"] += [row for other in others for row in other["rows"]]
     pages = [_INTRODUCTION.format(n_val=report["val"], n_across=report["across"])]
     for what, title in _TITLES.items():
         rows = [row for row in report["rows"] if row["what"] == what]

@@ -46,7 +46,7 @@ def results_page(
     folders: Sequence[Path],
     ablation: Sequence[Path] = (),
     *,
-    heads: Path | None = None,
+    heads: Sequence[Path] = (),
     comparisons: Path | None = None,
     zoo: str | None = None,
     draws: int = 200,
@@ -56,7 +56,7 @@ def results_page(
     Args:
         folders: Folders written by `evaluate`: `<split>.csv` files and `evaluation.json`.
         ablation: Folders of the section "Ablation"; see `ablation_section`.
-        heads: File of the section on heads; see `head_section`.
+        heads: Files of the section on heads; see `head_section`.
         comparisons: File of further sections; see `comparison_sections`.
         zoo: Section on all detectors, see `zoo_section`.
         draws: Bootstrap samples.
@@ -67,7 +67,7 @@ def results_page(
     if ablation:
         pages.append(ablation_section(ablation, draws=draws))
     if heads:
-        pages.append(head_section(heads))
+        pages.append(head_section(*heads))
     if comparisons:
         pages.append(comparison_sections(comparisons, draws=draws))
     for folder in folders:

@@ -53,7 +53,7 @@ def add(commands: Commands) -> None:
     results.add_argument("scores", nargs="+", type=Path, help="folders that evaluate wrote")
     results.add_argument("--out", type=Path, default=None, help="Markdown file; default: stdout")
     results.add_argument("--ablation", nargs="+", default=[], type=Path, help="folders of variants and seeds")
-    results.add_argument("--heads", default=None, type=Path, help="file that head --report wrote")
+    results.add_argument("--heads", nargs="+", default=[], type=Path, help="files that head --report wrote")
     results.add_argument("--comparisons", default=None, type=Path, help="JSON file of settings to set side by side")
     results.add_argument("--benchmark", default=None, type=Path, help="what benchmarks/detectors.py printed: all detectors")
     results.add_argument("--draws", type=int, default=200, help="bootstrap samples of each interval")
