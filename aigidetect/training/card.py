@@ -28,7 +28,7 @@ NOTICES = "LICENSES.md"
 _HUB_LICENCES = ("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0")
 _TAGS = ("ai-generated-image-detection", "synthetic-image-detection", "deepfake-detection", "image-forensics")
 _METRIC_TYPES = {"auroc": "roc_auc"}
-_SHOWN_APART = ("licence", "recipe", "metrics")
+_SHOWN_APART = ("licence", "recipe", "metrics", "aims_not_reached")
 
 _USES = """## Intended use
 
@@ -75,7 +75,7 @@ def model_card(
         results_section(rows),
         verdicts_section(calibration),
         _USES,
-        _limits(calibration),
+        _limits(entry, calibration),
         audit_section(rows, audit),
         _training(entry),
         _licence(entry, repo_id, notices),
@@ -161,7 +161,7 @@ recomputes the golden outputs on your machine. The package takes the weights fro
 the commit that its manifest pins, and checks their sha256 at every load."""
 
 
-def _limits(calibration: Calibration) -> str:
+def _limits(entry: ManifestEntry, calibration: Calibration) -> str:
     rates = ", ".join(f"{point.fpr:g}" for point in calibration.thresholds)
     verdicts = (
         f"The stated rates ({rates}) hold for pictures like those of the calibration; on others they may be exceeded."
@@ -169,7 +169,8 @@ def _limits(calibration: Calibration) -> str:
         else "No rate of false positives is known."
     )
     verdicts += " Where real pictures are far more frequent than generated ones, most alarms are false ones."
-    return f"## Limits\n\n- **Verdicts.** {verdicts}\n{_LIMITS}"
+    missed = [f"- **An aim that was not reached.** {aim}." for aim in (entry.provenance or {}).get("aims_not_reached", ())]
+    return "\n".join([f"## Limits\n\n- **Verdicts.** {verdicts}", _LIMITS, *missed])
 
 
 def _training(entry: ManifestEntry) -> str:

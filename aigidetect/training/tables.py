@@ -48,7 +48,7 @@ def results_page(
     *,
     heads: Sequence[Path] = (),
     comparisons: Path | None = None,
-    zoo: str | None = None,
+    first: Sequence[str] = (),
     draws: int = 200,
 ) -> str:
     """The whole page.
@@ -58,12 +58,10 @@ def results_page(
         ablation: Folders of the section "Ablation"; see `ablation_section`.
         heads: Files of the section on heads; see `head_section`.
         comparisons: File of further sections; see `comparison_sections`.
-        zoo: Section on all detectors, see `zoo_section`.
+        first: Sections after the headline, such as those of `zoo_section` and `aims_section`.
         draws: Bootstrap samples.
     """
-    pages = [_INTRODUCTION, "## Headline\n", headline_table(folders, draws=draws, parts=_PARTS)]
-    if zoo:
-        pages.append(zoo)
+    pages = [_INTRODUCTION, "## Headline\n", headline_table(folders, draws=draws, parts=_PARTS), *first]
     if ablation:
         pages.append(ablation_section(ablation, draws=draws))
     if heads:
