@@ -6,10 +6,12 @@
 'unsure'
 """
 
+from . import provenance
 from .calibration import Calibration, Threshold
 from .detector import Detector
 from .errors import AigidetectError, ImageError, ManifestError, UnknownDetectorError, WeightsError
-from .prediction import Failure, ImageInfo, Prediction, Uncertainty
+from .explain import Explanation
+from .prediction import Failure, ImageInfo, Prediction, Stability, Uncertainty
 from .preprocess import SquashCrop, Tiles, Whole
 from .registry import list_detectors, load_detector
 from .uncertainty import Draws
@@ -21,12 +23,14 @@ __all__ = [
     "Calibration",
     "Detector",
     "Draws",
+    "Explanation",
     "Failure",
     "ImageError",
     "ImageInfo",
     "ManifestError",
     "Prediction",
     "SquashCrop",
+    "Stability",
     "Threshold",
     "Tiles",
     "Uncertainty",
@@ -35,4 +39,5 @@ __all__ = [
     "Whole",
     "list_detectors",
     "load_detector",
+    "provenance",
 ]

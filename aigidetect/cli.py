@@ -1,97 +1,53 @@
-"""`aigidetect predict | list | fetch | verify | convert`.
+"""`aigidetect predict | report | list | fetch | verify | convert | export | completion`.
 
 Records go to stdout (or `--output`), one for each input in input order; progress and messages go to stderr. The exit status
-is among the texts below.
+is explained in `help.py`.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
+from . import export_command, predict_command, report_command
 from .errors import AigidetectError, OutputError
-
-_EXAMPLES = """examples:
-  aigidetect predict photo.jpg
-  aigidetect predict holiday/ more/*.png --format csv --output scores.csv
-  aigidetect predict holiday/ --fpr 0.01        fewer false alarms, more "unsure"
-  aigidetect list
-  aigidetect verify --all
-  aigidetect fetch npr-ms-ca:report             a checkpoint that others published
-  aigidetect convert NPR.pth --as npr -o npr.safetensors
-
-exit status:
-  0  all inputs were scored      1  some were not; their records say why
-  2  wrong use, or weights that cannot be used
-  3  the records cannot be written, for instance because the disk is full
-  130  interrupted (Ctrl-C)      141  the reader, such as `head`, closed the pipe
-"""
-
-_PREDICT_NOTES = """long runs:
-  One record is one line, and one call writes it: a run that is killed leaves whole lines in FILE. The same command with
-  --resume goes on after the last of them, and cuts a torn one away. It refuses a FILE made with other weights, another
-  --fpr or other inputs, and changes nothing then. FILE is forced to the disk (fsync) every 10 seconds and at the end: a
-  power cut loses at most the records since.
-  --isolate decodes in as many processes as --workers says. A file over which the decoder dies, or that takes longer, gets
-  a record like any other failure.
-"""
 
 
 def _parser() -> argparse.ArgumentParser:
     from . import __version__
+    from .completion import add
+    from .help import GENERAL, add_examples
 
     parser = argparse.ArgumentParser(
         prog="aigidetect",
         description="Tells AI-generated images from photographs.",
-        epilog=_EXAMPLES,
+        epilog=GENERAL,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"aigidetect {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
 
-    _add_predict(commands)
-    commands.add_parser("list", help="show all detectors")
-    fetch = commands.add_parser(
-        "fetch", help="download the weights of detectors into the cache, and convert those of others"
-    )
+    predict_command.add(commands)
+    report_command.add(commands)
+    commands.add_parser("list", help="show all detectors, and where their weights are")
+    fetch = commands.add_parser("fetch", help="download weights for later use, also those that others published")
     fetch.add_argument("names", nargs="+", metavar="NAME")
     fetch.add_argument("--force", action="store_true", help="download again even if the file is here")
-    verify = commands.add_parser("verify", help="recompute the sha256 and the golden logits of detectors")
+    verify = commands.add_parser("verify", help="check that weights are the published ones and compute right here")
     verify.add_argument("names", nargs="*", metavar="NAME")
     verify.add_argument("--all", action="store_true", help="all detectors whose weights are here, and the package's files")
     verify.add_argument("--device", default="auto")
     _add_convert(commands)
+    export_command.add(commands)
+    add(commands)
+    add_examples(commands.choices)
     return parser
-
-
-def _add_predict(commands: Any) -> None:
-    predict = commands.add_parser(
-        "predict",
-        help="score files, folders and globs",
-        epilog=_PREDICT_NOTES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    predict.add_argument("paths", nargs="+", metavar="PATH", help="a picture, a folder or a glob pattern")
-    predict.add_argument("--detector", default=None, metavar="NAME", help="see `aigidetect list`")
-    predict.add_argument("--weights", default=None, metavar="FILE", help="a safetensors file of your own")
-    predict.add_argument("--fpr", type=float, default=None, help="false-positive rate of the verdict, such as 0.01 or 0.05")
-    predict.add_argument("--format", choices=("jsonl", "csv", "table"), default=None, help="table on a terminal, else jsonl")
-    predict.add_argument("--output", default=None, metavar="FILE", help="write the records there instead of stdout")
-    predict.add_argument(
-        "--recursive", action=argparse.BooleanOptionalAction, default=True, help="search folders to the bottom"
-    )
-    predict.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
-    predict.add_argument("--batch-size", type=int, default=16, help="views that go through the network together")
-    predict.add_argument("--workers", type=int, default=2, help="threads, or with --isolate processes, that decode")
-    predict.add_argument("--resume", action="store_true", help="go on where an earlier run with this --output ended")
-    predict.add_argument(
-        "--isolate", type=float, default=None, metavar="SECONDS", help="decode in processes, at most so long a file"
-    )
 
 
 def _add_convert(commands: Any) -> None:
@@ -109,7 +65,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    commands = {"predict": _predict, "list": _list, "fetch": _fetch, "verify": _verify, "convert": _convert}
+    commands = {"predict": predict_command.run, "list": _list, "fetch": _fetch, "verify": _verify, "convert": _convert}
+    commands |= {"report": report_command.run, "export": export_command.run}
+    commands["completion"] = lambda options: _completion(parser, options.shell)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name that the console's encoding lacks, as on Windows, must not end the run.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return commands[options.command](options)
     except OutputError as error:
@@ -134,41 +95,12 @@ def _silence_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _predict(options: argparse.Namespace) -> int:
-    from .output import Format, RecordFile, StandardOutput, header, line
-    from .registry import load_detector
-    from .sources import iter_sources
+def _completion(parser: argparse.ArgumentParser, shell: str) -> int:
+    from .completion import script
+    from .manifest import load_manifest
 
-    chosen: Format = options.format or ("table" if options.output is None and sys.stdout.isatty() else "jsonl")
-    if options.resume and (options.output is None or chosen != "jsonl"):
-        raise ValueError("--resume needs --output FILE and the format jsonl.")
-    detector = load_detector(options.detector, weights=options.weights, device=options.device)
-    inputs, done = iter_sources(options.paths, recursive=options.recursive), (0, 0)
-    records = detector.stream(
-        inputs,
-        batch_size=options.batch_size,
-        workers=options.workers,
-        recursive=options.recursive,
-        fpr=options.fpr,
-        progress=sys.stderr.isatty(),
-        isolate=options.isolate,
-    )
-    with StandardOutput() if options.output is None else RecordFile(options.output, resume=options.resume) as out:
-        if isinstance(out, RecordFile) and options.resume:
-            threshold, _, fpr = detector.calibration.threshold(options.fpr)
-            facts: dict[str, Any] = {"detector": detector.name, "weights_sha256": detector.weights_sha256}
-            done = out.skip_done(inputs, **facts, threshold=threshold, fpr=fpr)
-        out.write(header(chosen))
-        scored, failed = done
-        for record in records:
-            out.write(line(record, chosen))
-            scored, failed = scored + record.ok, failed + (not record.ok)
-    earlier = f", {sum(done)} of them earlier" if options.resume else ""
-    print(f"{detector.name}: {scored} scored, {failed} failed{earlier}", file=sys.stderr)
-    if scored + failed == 0:
-        print("aigidetect: no pictures found; give files, or folders that hold some", file=sys.stderr)
-        return 2
-    return 1 if failed else 0
+    print(script(parser, shell, load_manifest().names()), end="")
+    return 0
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -241,18 +173,20 @@ def _verify(options: argparse.Namespace) -> int:
         shown = name if ":" in name else entry.full_name
         try:
             detector = load_detector(name, device=options.device, local_files_only=options.all)
-            golden = "" if ":" in name else f"  golden logits within {verify_detector(detector, entry):.2g}"
+            found = "converted; nobody published outputs of it"
+            if ":" not in name:
+                found = f"gives the published outputs within {verify_detector(detector, entry):.2g}"
         except AigidetectError as error:
             failed += 1
             print(f"{shown:<18}FAILED  {error}")
         else:
-            print(f"{shown:<18}ok  sha256 {detector.weights_sha256}{golden or '  converted; no golden logits are known'}")
+            print(f"{shown:<18}ok  sha256 {detector.weights_sha256}  {found}")
     return 1 if failed else 0
 
 
 def _verify_files() -> int:
     from .installed import check_installed
-    from .output import printable
+    from .lines import printable
 
     found = check_installed()
     start = f"{'package files':<18}"

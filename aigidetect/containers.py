@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterator
 
 from .errors import ImageTooLarge, ImageTruncated, UnsupportedImage
 
@@ -61,8 +62,18 @@ def check_frames(frames: int) -> int:
 
 
 def _check_png(data: bytes, max_pixels: int) -> None:
+    stream = [body for kind, body in png_chunks(data) if kind == b"IDAT"]
+    _check_rows(stream, struct.unpack_from(">IIBB2xB", data, 16), max_pixels)
+
+
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
+    """Kind and body of each chunk of a PNG, up to and with the end mark.
+
+    Raises:
+        ImageTruncated: There is no end mark, or a checksum is wrong.
+        ImageTooLarge: More chunks than any picture needs.
+    """
     view, position = memoryview(data), 8
-    stream: list[memoryview] = []
     for _ in range(_MAX_CHUNKS):
         if position + 12 > len(data):
             raise ImageTruncated("The PNG ends before its end mark; copy or download the file again.")
@@ -71,10 +82,8 @@ def _check_png(data: bytes, max_pixels: int) -> None:
         # One slice, because the checksum covers the kind too.
         if end + 4 > len(data) or zlib.crc32(view[position + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
             raise ImageTruncated(f"The PNG is damaged or ends early in its chunk {kind!r}; copy or download the file again.")
-        if kind == b"IDAT":
-            stream.append(view[position + 8 : end])
+        yield kind, view[position + 8 : end]
         if kind == b"IEND":
-            _check_rows(stream, struct.unpack_from(">IIBB2xB", data, 16), max_pixels)
             return
         position = end + 4
     raise ImageTooLarge(f"The PNG has more than {_MAX_CHUNKS:,} chunks; save the picture again.")

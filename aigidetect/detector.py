@@ -7,50 +7,37 @@ import functools
 import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
 
 from .calibration import Calibration, sigmoid
-from .errors import AigidetectError, ImageTooLarge, WeightsError
-from .images import describe_source, load_image
+from .errors import WeightsError
+from .explain import Explanation, find_explainers, make_explanation
+from .images import load_image
 from .isolation import Isolation
-from .pipeline import map_in_order, show_progress, survive_fork
-from .prediction import Failure, ImageInfo, Prediction
+from .layers.folding import fold_batch_norms
+from .pipeline import keep_freed_memory, map_in_order, show_progress, survive_fork
+from .prediction import Failure, Prediction
+from .prepare import Broken, Ready, prepare
 from .preprocess import Preprocess
+from .pretrained import Pretrained
 from .sources import iter_sources
+from .stability import judge
 from .uncertainty import Draws
 
 OnError = Literal["record", "raise"]
 Progress = bool | Callable[[int], None]
-Load = Callable[[object], tuple[Tensor, ImageInfo]]
 
 
-@dataclass(frozen=True)
-class _Ready:
-    """A decoded picture, waiting for the network."""
-
-    source: str
-    views: Tensor  # (T, 3, S, S)
-    image: ImageInfo
-
-
-@dataclass(frozen=True)
-class _Broken:
-    """An input without pixels, and the error that says why."""
-
-    source: str
-    error: Exception
-
-
-class Detector:
+class Detector(Pretrained):
     """Scores pictures with one network. Knows no names and no files: build one from your own parts, or call
     `aigidetect.load_detector`.
 
     Args:
-        network: Module (N, 3, S, S) -> (N, 1) logits of "AI-generated". Put in evaluation mode here.
+        network: Module (N, 3, S, S) -> (N, 1) logits of "AI-generated". Put in evaluation mode here. Convolutions are copied
+            where a batch norm follows: change their weights before, not later.
         preprocess: (3, H, W) uint8 RGB -> (T, 3, S, S) float32 views.
         calibration: View logits -> probability and verdict.
         name: Shown in every prediction.
@@ -80,6 +67,8 @@ class Detector:
         self._mixed = self.dtype in (torch.bfloat16, torch.float16)
         stored = torch.float32 if self._mixed else self.dtype
         self.network = network.eval().to(self.device, stored).to(memory_format=torch.channels_last)
+        self._folded = fold_batch_norms(self.network)
+        keep_freed_memory()
         self.preprocess = preprocess
         self.calibration = calibration
         self.name = name
@@ -91,11 +80,13 @@ class Detector:
 
     @overload
     def predict(  # type: ignore[overload-overlap]  # a list is an object too; the first match wins
-        self, x: list[Any] | tuple[Any, ...], *, fpr: float | None = None
+        self, x: list[Any] | tuple[Any, ...], *, fpr: float | None = None, stability: bool = False
     ) -> list[Prediction | Failure]: ...
     @overload
-    def predict(self, x: object, *, fpr: float | None = None) -> Prediction: ...
-    def predict(self, x: object, *, fpr: float | None = None) -> Prediction | list[Prediction | Failure]:
+    def predict(self, x: object, *, fpr: float | None = None, stability: bool = False) -> Prediction: ...
+    def predict(
+        self, x: object, *, fpr: float | None = None, stability: bool = False
+    ) -> Prediction | list[Prediction | Failure]:
         """Scores one input, or a list of inputs.
 
         Args:
@@ -103,6 +94,9 @@ class Detector:
                 (H, W, 4) or a torch tensor (3, H, W); arrays and tensors RGB, uint8 or float in [0, 1]. Or a list or
                 tuple of such inputs. Folders and globs belong to `stream`.
             fpr: False-positive rate of the verdict, one of the rates stated for these weights; None: 0.05.
+            stability: Whether the picture is also scored under five light re-encodings and rescalings, for
+                `Prediction.stability`. The network then sees about six times as many views, which wait in as much more
+                memory, and the encoding comes on top. `probability` and `verdict` stay as they are.
 
         Returns:
             A Prediction; for a list, one Prediction or Failure for each element, in its order.
@@ -115,9 +109,10 @@ class Detector:
         self.calibration.threshold(fpr)
         survive_fork(self.device)
         if isinstance(x, (list, tuple)):
-            prepared = (self._prepare(item) for item in x)
+            prepared = (prepare(item, self.preprocess, stability=stability) for item in x)
             return [record for record, _ in self._records(prepared, batch_size=16, fpr=fpr)]
-        [(record, error)] = self._records(iter([self._prepare(x)]), batch_size=16, fpr=fpr)
+        single = iter([prepare(x, self.preprocess, stability=stability)])
+        [(record, error)] = self._records(single, batch_size=16, fpr=fpr)
         if isinstance(record, Failure):
             assert error is not None
             raise error
@@ -134,20 +129,19 @@ class Detector:
         fpr: float | None = None,
         progress: Progress = False,
         isolate: float | None = None,
+        stability: bool = False,
     ) -> Iterator[Prediction | Failure]:
         """Scores a folder, a glob, an iterable, or a nested mix of them, lazily.
 
-        One record for each input, in input order. Pictures are decoded in threads while the network works; only a few
-        are in memory at any time, so the length of the source does not matter.
+        One record for each input, in input order. Pictures are decoded ahead in threads, only a few at any time.
 
         Args:
-            source: What `aigidetect.sources.iter_sources` takes: anything that `predict` takes, and folders, globs and
-                iterables of these.
+            source: Anything that `predict` takes, a folder, a glob, or an iterable of these; see `aigidetect.sources`.
             batch_size: Views that go through the network together. Changes the speed, not the scores.
             workers: Threads that decode.
             on_error: `"record"` yields a Failure for an input without score; `"raise"` raises its error there.
             recursive: Whether folders are searched to the bottom.
-            fpr: See `predict`.
+            fpr, stability: See `predict`.
             progress: True shows a bar on stderr; a function is called with the number of records so far.
             isolate: Seconds for each path or bytes, which then are decoded in `workers` processes instead of this one: one
                 that dies or takes longer becomes a Failure. None: no processes, no limit. See `aigidetect.isolation`.
@@ -162,12 +156,30 @@ class Detector:
         _check_options(batch_size, workers, on_error, isolate)
         self.calibration.threshold(fpr)
         inputs = iter_sources(source, recursive=recursive)
-        records = self._stream(inputs, batch_size, workers, on_error, fpr, isolate)
+        records = self._stream(inputs, batch_size, workers, on_error, fpr, isolate, stability)
         return show_progress(records, progress) if progress else records
 
     def predict_folder(self, folder: object, **options: Any) -> list[Prediction | Failure]:
         """`list(stream(folder, **options))`: all records of a folder at once."""
         return list(self.stream(folder, **options))
+
+    def explain(self, x: object) -> Explanation:
+        """A heat map: which places of a picture its score comes from. See `aigidetect.explain`.
+
+        Args:
+            x: One input, see `predict`.
+
+        Raises:
+            ExplanationError: The network, or the preprocessing, cannot say.
+            ImageError: The input cannot become pixels.
+            TypeError: It is of another type.
+        """
+        evidence, regions = find_explainers(self.network, self.preprocess)
+        survive_fork(self.device)
+        pixels, _ = load_image(x)
+        with torch.no_grad():
+            found = [one for views in torch.split(self.preprocess(pixels), 16) for one in self._forward(views, evidence)]
+        return make_explanation(pixels, found, regions(pixels), self.calibration)
 
     def _stream(
         self,
@@ -177,57 +189,44 @@ class Detector:
         on_error: OnError,
         fpr: float | None,
         isolate: float | None,
+        stability: bool,
     ) -> Iterator[Prediction | Failure]:
         survive_fork(self.device)
         # Closed here, so that threads and processes end with the stream, even if a traceback keeps its frames alive.
         with contextlib.ExitStack() as stack:
             load = stack.enter_context(Isolation(workers, isolate)).load if isolate else load_image
-            prepare = functools.partial(self._prepare, load=load)
-            prepared = stack.enter_context(contextlib.closing(map_in_order(prepare, inputs, workers)))
+            one = functools.partial(prepare, preprocess=self.preprocess, load=load, stability=stability)
+            prepared = stack.enter_context(contextlib.closing(map_in_order(one, inputs, workers)))
             for record, error in self._records(prepared, batch_size, fpr):
                 if error is not None and on_error == "raise":
                     raise error
                 yield record
 
-    def _prepare(self, item: object, load: Load = load_image) -> _Ready | _Broken:
-        """Input -> views, or the error that says why not."""
-        source = describe_source(item)
-        try:
-            pixels, image = load(item)  # (3, H, W) uint8
-            return _Ready(source, self.preprocess(pixels), image)  # (T, 3, S, S)
-        except (AigidetectError, TypeError) as error:
-            return _Broken(source, error)
-        except (MemoryError, RuntimeError) as error:
-            # torch has no type of its own for this one.
-            if not isinstance(error, MemoryError) and "allocate memory" not in str(error):
-                raise
-            return _Broken(source, ImageTooLarge("The views do not fit into memory; cut out the part that matters."))
-
     def _records(
-        self, prepared: Iterable[_Ready | _Broken], batch_size: int, fpr: float | None
+        self, prepared: Iterable[Ready | Broken], batch_size: int, fpr: float | None
     ) -> Iterator[tuple[Prediction | Failure, Exception | None]]:
         """Prepared inputs -> records in the same order; the network sees about `batch_size` views at a time."""
-        waiting: list[_Ready | _Broken] = []
+        waiting: list[Ready | Broken] = []
         views = 0
         for item in prepared:
             waiting.append(item)
-            views += len(item.views) if isinstance(item, _Ready) else 0
+            views += sum(map(len, item.stacks)) if isinstance(item, Ready) else 0
             if views >= batch_size or len(waiting) >= 2 * batch_size:
                 yield from self._score(waiting, batch_size, fpr)
                 waiting, views = [], 0
         yield from self._score(waiting, batch_size, fpr)
 
     def _score(
-        self, items: list[_Ready | _Broken], batch_size: int, fpr: float | None
+        self, items: list[Ready | Broken], batch_size: int, fpr: float | None
     ) -> Iterator[tuple[Prediction | Failure, Exception | None]]:
-        ready = [item for item in items if isinstance(item, _Ready)]
-        rows = iter(self._view_rows([item.views for item in ready], batch_size))
+        ready = [item for item in items if isinstance(item, Ready)]
+        rows = iter(self._view_rows([views for item in ready for views in item.stacks], batch_size))
         for item in items:
-            if isinstance(item, _Broken):
+            if isinstance(item, Broken):
                 kind, message = type(item.error).__name__, str(item.error)
                 yield Failure(item.source, kind, message, self.name, self.weights_sha256), item.error
             else:
-                yield self._prediction(item, next(rows), fpr), None
+                yield self._prediction(item, list(itertools.islice(rows, len(item.stacks))), fpr), None
 
     def view_logits(self, views: list[Tensor], *, batch_size: int = 16) -> list[tuple[float, ...]]:
         """Raw logits of views that `preprocess` made.
@@ -251,7 +250,7 @@ class Detector:
         flat: list[list[float]] = []
         for _, alike in itertools.groupby((view for stack in views for view in stack), key=lambda view: view.shape):
             while chunk := list(itertools.islice(alike, batch_size)):
-                flat.extend(self._forward(torch.stack(chunk)).float().tolist())
+                flat.extend(self._forward(torch.stack(chunk), self._logits).float().tolist())
         if not torch.isfinite(torch.tensor(flat)).all():
             raise WeightsError(
                 f"Detector {self.name!r} computed a logit that is not finite on {self.device} in {self.dtype}; use "
@@ -260,13 +259,17 @@ class Detector:
         remaining = iter(flat)
         return [list(itertools.islice(remaining, len(stack))) for stack in views]
 
-    def _forward(self, inputs: Tensor) -> Tensor:
+    def _logits(self, inputs: Tensor) -> Tensor:
+        return self.draws.logits(self._folded, inputs)
+
+    def _forward(self, inputs: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
         stored = torch.float32 if self._mixed else self.dtype
         inputs = inputs.to(self.device, stored, memory_format=torch.channels_last)
         with torch.autocast(self.device.type, self.dtype, enabled=self._mixed):
-            return self.draws.logits(self.network, inputs)
+            return compute(inputs)
 
-    def _prediction(self, item: _Ready, rows: list[list[float]], fpr: float | None) -> Prediction:
+    def _prediction(self, item: Ready, stacks: list[list[list[float]]], fpr: float | None) -> Prediction:
+        rows, *varied = stacks
         view_logits = tuple(row[0] for row in rows)
         logit = self.calibration.logit(view_logits)
         probability = sigmoid(logit)
@@ -282,6 +285,7 @@ class Detector:
             image=item.image,
             detector=self.name,
             weights_sha256=self.weights_sha256,
+            stability=judge(self.calibration, probability, [[row[0] for row in stack] for stack in varied], fpr),
             uncertainty=self.draws.spread(self.calibration, [row[1:] for row in rows]),
         )
 

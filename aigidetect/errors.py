@@ -13,6 +13,8 @@ AigidetectError
 │   ├── UnsupportedImage                 not a picture, or not in a supported format
 │   ├── DecoderCrashed                   the process that decoded it died
 │   └── DecoderTimeout                   decoding it took longer than allowed
+├── ExplanationError (NotImplementedError)   a detector cannot say where its scores come from
+├── ExportError (RuntimeError)           a detector cannot be written in another format, or computes other numbers there
 ├── OutputError (OSError)                records cannot be written
 └── ResumeError (ValueError)             a file of records does not belong to this run
 """
@@ -72,6 +74,14 @@ class DecoderCrashed(ImageError):
 
 class DecoderTimeout(ImageError):
     """Decoding the input took longer than allowed."""
+
+
+class ExplanationError(AigidetectError, NotImplementedError):
+    """The network, or the preprocessing, cannot say which places of a picture a score comes from."""
+
+
+class ExportError(AigidetectError, RuntimeError):
+    """A detector cannot be written in another format, or the file computes other numbers."""
 
 
 class OutputError(AigidetectError, OSError):

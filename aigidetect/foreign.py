@@ -208,7 +208,7 @@ def as_converted(entry: ManifestEntry, path: Path, versions: Iterable[ManifestEn
     try:
         fields = Fields(read_strict(text), f"{path}, what it states about itself", "", _FIELDS)
         detector, config, preprocess = fields.text("detector"), fields.mapping("config"), fields.mapping("preprocess")
-        _check_preprocess(preprocess)
+        check_preprocess(preprocess)
     except (ValueError, TypeError, RecursionError) as error:
         raise WeightsMismatch(f"{path} is not what `aigidetect convert` writes: {error}") from error
     if fields.values["part"] != "detector":
@@ -235,7 +235,8 @@ def _sizes(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**config, "activation": None}
 
 
-def _check_preprocess(facts: Mapping[str, Any]) -> None:
+def check_preprocess(facts: Mapping[str, Any]) -> None:
+    """Raises ValueError for a preprocessing that is none, or that could ask for a picture that fills the memory."""
     from_dict(facts)
     if large := [key for key, value in facts.items() if isinstance(value, int | float) and value > _LARGEST]:
         raise ValueError(f"its preprocessing has {large} above {_LARGEST}")

@@ -190,9 +190,8 @@ def _convert(image: Image.Image, format: str, frames: int | None = None) -> tupl
     rgb = _to_rgb(image, notes)
     if turn in _TURNS:
         rgb = rgb.transpose(_TURNS[turn])
-    pixels = torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()  # (3, H, W)
     quality = estimate_jpeg_quality(tables) if tables else None
-    return pixels, ImageInfo(format, rgb.width, rgb.height, mode, found, frames, quality, tuple(notes))
+    return _planes(rgb), ImageInfo(format, rgb.width, rgb.height, mode, found, frames, quality, tuple(notes))
 
 
 def _orientation(image: Image.Image, notes: list[str]) -> int:
@@ -214,7 +213,16 @@ def _to_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
         if image.getchannel("A").getextrema() != (255, 255):
             notes.append("Transparency was composited over white.")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
+    return image if mode == "RGB" else image.convert("RGB")
+
+
+def _planes(image: Image.Image) -> Tensor:
+    """A picture of mode RGB -> (3, H, W) uint8. Channel by channel, because turning (H, W, 3) round takes several times as
+    long, and on a large JPEG longer than decoding it."""
+    planes = torch.empty(3, image.height, image.width, dtype=torch.uint8)
+    for plane, channel in zip(planes.numpy(), "RGB"):
+        plane[...] = np.frombuffer(image.tobytes("raw", channel), np.uint8).reshape(plane.shape)
+    return planes
 
 
 def _scale_deep(image: Image.Image, notes: list[str]) -> Image.Image:

@@ -7,7 +7,7 @@ References:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
@@ -95,6 +95,30 @@ def outline(data: bytes) -> tuple[int, list[int]]:
         elif in_scan and body:
             missing -= _refined(body, sequential)
     raise ImageTruncated("The JPEG ends before its end marker; copy or download the file again.")
+
+
+def segments(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Marker and body of each segment before the first scan of a JPEG file, which is where metadata are.
+
+    Raises:
+        ImageTruncated: The file ends before a scan, or has something else where a marker has to be.
+        ImageTooLarge: More segments than any picture needs.
+    """
+    position = 2
+    for number in range(_MAX_SEGMENTS + 2):
+        match = _MARKER.search(data, position)
+        if match is None:
+            break
+        _check_effort(number, 0, match.start() - position)
+        marker, position = match[1][0], match.end()
+        if marker in (0xD9, 0xDA):
+            return
+        length = max(2, int.from_bytes(data[position : position + 2], "big"))
+        if position + length > len(data):
+            break
+        yield marker, data[position + 2 : position + length]
+        position += length
+    raise ImageTruncated("The JPEG ends before its picture data; copy or download the file again.")
 
 
 def _check_effort(segments: int, scans: int, gap: int) -> None:

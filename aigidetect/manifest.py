@@ -152,7 +152,7 @@ def load_manifest(path: Path | None = None) -> Manifest:
     top = Fields(document, f"{path}: top level", "", _TOP)
     if top.whole("schema") != SCHEMA:
         top.refuse("schema", f"{SCHEMA}, the schema that this release of aigidetect reads")
-    entries = [_entry(name, facts, f"{path}: entry {name!r}") for name, facts in top.mapping("detectors").items()]
+    entries = [read_entry(name, facts, f"{path}: entry {name!r}") for name, facts in top.mapping("detectors").items()]
     entries.sort(key=lambda entry: (entry.name, entry.version))
     return Manifest(path, {entry.full_name: entry for entry in entries})
 
@@ -164,7 +164,17 @@ def _default_path() -> Path:
     return (package.parent if in_checkout else package) / _FILE
 
 
-def _entry(full_name: str, value: object, where: str) -> ManifestEntry:
+def read_entry(full_name: str, value: object, where: str) -> ManifestEntry:
+    """Checks one entry.
+
+    Args:
+        full_name: `name@version`.
+        value: What stands under that name in the file.
+        where: Place, for the messages.
+
+    Raises:
+        ManifestError: It breaks the schema; the message names the field.
+    """
     parts = _FULL_NAME.fullmatch(full_name)
     if parts is None:
         raise ManifestError(f"{where}: expected a name like 'npr-ms-ca@1', lower case and with a version from 1 on.")

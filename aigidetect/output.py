@@ -1,4 +1,4 @@
-"""Records -> lines, and the file that takes them, whatever ends the run.
+"""The file that takes the lines of a run, whatever ends it.
 
     whole lines   one call of the operating system writes one line, so that a killed process leaves a file of whole lines
     torn lines    what a full disk or a power cut leaves of a line is cut away, at the error or when the run is resumed
@@ -11,95 +11,25 @@ or mixed, and what is kept in memory does not grow with the file.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 from .errors import OutputError, ResumeError
 from .images import describe_source
-from .prediction import Failure, Prediction
 
 if sys.platform != "win32":
     import fcntl
 
 SYNC_SECONDS = 10.0
-Format = Literal["jsonl", "csv", "table"]
-Record = Prediction | Failure
 
 _START = b'{"source": "'  # of every line, since a record's first field is its source
 _LONGEST = 2**24
-_COLUMNS = (
-    "source",
-    "verdict",
-    "probability",
-    "threshold",
-    "fpr",
-    "probability_mean",
-    "probability_std",
-    "probability_low",
-    "probability_high",
-    "format",
-    "width",
-    "height",
-    "jpeg_quality",
-    "detector",
-    "weights_sha256",
-    "error",
-    "message",
-)
-
-
-def header(format: Format) -> str:
-    """What comes before the first record: the row of column names in CSV, else nothing."""
-    return ",".join(_COLUMNS) + "\n" if format == "csv" else ""
-
-
-def line(record: Record, format: Format) -> str:
-    """One record as one line, with its newline.
-
-    Args:
-        record: What a detector's `stream` yields.
-        format: `"jsonl"`, all fields as a JSON object; `"csv"`, the most important ones; `"table"`, for people.
-    """
-    return _LINES[format](record)
-
-
-def _json_line(record: Record) -> str:
-    # ASCII escapes keep names in odd encodings writable on every terminal and readable again.
-    return json.dumps(record.to_dict()) + "\n"
-
-
-def _csv_line(record: Record) -> str:
-    facts = record.to_dict()
-    spread = {f"probability_{key}": value for key, value in (facts.get("uncertainty") or {}).items()}
-    row = {**facts, **facts.get("image", {}), **spread}
-    if str(row["source"]).startswith(("=", "+", "-", "@")):
-        row["source"] = f"./{row['source']}"  # the same file, but no formula for a spreadsheet
-    out = io.StringIO()
-    writer = csv.DictWriter(out, _COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
-    writer.writerow({key: printable(value) if isinstance(value, str) else value for key, value in row.items()})
-    return out.getvalue()
-
-
-def _table_line(record: Record) -> str:
-    if isinstance(record, Prediction):
-        return f"{record.verdict:<7}{record.probability:6.3f}  {printable(record.source)}\n"
-    return f"{'failed':<7}{'':6}  {printable(record.source)}: {printable(record.message)}\n"
-
-
-def printable(text: str) -> str:
-    """Text without what a terminal would obey or could not encode: control characters and half surrogates escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-_LINES: dict[Format, Callable[[Record], str]] = {"jsonl": _json_line, "csv": _csv_line, "table": _table_line}
 
 
 class StandardOutput:
@@ -191,17 +121,13 @@ class RecordFile:
         if time.monotonic() - self._synced > SYNC_SECONDS:
             self._sync()
 
-    def skip_done(
-        self, inputs: Iterator[object], *, detector: str, weights_sha256: str | None, threshold: float, fpr: float | None
-    ) -> tuple[int, int]:
+    def skip_done(self, inputs: Iterator[object], settings: Mapping[str, object]) -> tuple[int, int]:
         """Takes the inputs that have a line already, compares them with it, and cuts a torn last line away.
 
         Args:
             inputs: Those of the whole run, in order; afterwards only those without a line are left.
-            detector: Name and version of this run's detector.
-            weights_sha256: Hash of its weights.
-            threshold: Probability from which its verdict is `"ai"`.
-            fpr: The rate that belongs to it.
+            settings: What each record says of the run: `detector`, `weights_sha256`, `threshold` and `fpr`, and whether
+                `stability` and `provenance` were asked for.
 
         Returns:
             Numbers of Predictions and of Failures in the file.
@@ -210,7 +136,6 @@ class RecordFile:
             ResumeError: A line is not what this run would have written there; the file is left as it is.
             OutputError: The file cannot be read.
         """
-        settings = {"detector": detector, "weights_sha256": weights_sha256, "threshold": threshold, "fpr": fpr}
         counts = [0, 0]
         try:
             with open(self._file, "rb", closefd=False) as file:
@@ -273,11 +198,13 @@ def _read(content: bytes, where: str) -> dict[str, Any]:
 
 def _compare(record: dict[str, Any], settings: Mapping[str, object], inputs: Iterator[object], where: str) -> None:
     for key, expected in settings.items():
-        if record["ok"] is False and key in ("threshold", "fpr"):
+        if record["ok"] is False and key in ("threshold", "fpr", "stability"):
             continue
-        if key not in record or record[key] != expected:
+        # Of these two, only whether they were asked for is a setting.
+        found = record.get(key) is not None if key in ("stability", "provenance") else record.get(key, "unknown")
+        if found != expected:
             raise ResumeError(
-                f"{where}: made with {key} {record.get(key)}, but this run has {expected}; use the same weights and "
+                f"{where}: made with {key} {found}, but this run has {expected}; use the same weights and "
                 "settings, or another --output."
             )
     for item in inputs:

@@ -56,6 +56,23 @@ class Uncertainty:
 
 
 @dataclass(frozen=True)
+class Stability:
+    """How much the probability of one picture changes under light re-encodings and rescalings; see `aigidetect.stability`.
+
+    Attributes:
+        min: Lowest calibrated probability, in [0, 1], of the picture as it is and all its variants.
+        max: Highest of these.
+        variants: Number of variants, without the picture as it is.
+        flips: Whether the verdict at the Prediction's threshold is not the same for all of them.
+    """
+
+    min: float
+    max: float
+    variants: int
+    flips: bool
+
+
+@dataclass(frozen=True)
 class Prediction:
     """The score of one picture.
 
@@ -71,6 +88,7 @@ class Prediction:
         detector: Name and version, for instance `"npr-ms-ca@1"`.
         weights_sha256: Hash of the weights file, 64 hex digits; None for a detector built from a bare network.
         uncertainty: Spread over draws of the weights; None for a network without random weights.
+        stability: Spread over light re-encodings and rescalings; None unless it was asked for.
     """
 
     source: str
@@ -84,6 +102,7 @@ class Prediction:
     detector: str
     weights_sha256: str | None
     uncertainty: Uncertainty | None = None
+    stability: Stability | None = None
 
     ok: Literal[True] = True
 

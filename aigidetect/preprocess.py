@@ -13,7 +13,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from torch import Tensor
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 RGB = tuple[float, float, float]
+Region = tuple[float, float, float, float]
 
 
 class Preprocess(Protocol):
@@ -34,6 +35,18 @@ class Preprocess(Protocol):
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready facts from which `from_dict` makes an equal object."""
+        ...
+
+
+@runtime_checkable
+class Located(Protocol):
+    """What a heat map needs of a preprocessing besides."""
+
+    def regions(self, pixels: Tensor) -> list[Region]:
+        """(top, left, bottom, right) of each view of (3, H, W) pixels, in view order, in pixels of the picture.
+
+        They may reach beyond it where the picture was continued.
+        """
         ...
 
 
@@ -137,6 +150,10 @@ class Tiles:
         tiles = [padded[:, top : top + self.size, left : left + self.size] for top, left in self.boxes(padded)]
         return normalise(torch.stack(tiles), self.mean, self.std)
 
+    def regions(self, pixels: Tensor) -> list[Region]:
+        """See `Located`."""
+        return [(top, left, top + self.size, left + self.size) for top, left in self.boxes(pixels)]
+
     def to_dict(self) -> dict[str, Any]:
         return {"kind": self.kind, **dataclasses.asdict(self)}
 
@@ -174,6 +191,12 @@ class Whole:
             if (n := pixels.shape[dimension]) < self.min_size:
                 pixels = pixels.index_select(dimension, _reflection_index(n, self.min_size, pixels.device))
         return normalise(pixels[None], self.mean, self.std)
+
+    def regions(self, pixels: Tensor) -> list[Region]:
+        """See `Located`."""
+        height, width = pixels.shape[-2:]
+        top, left = (-(max(0, self.min_size - n) // 2) for n in (height, width))
+        return [(top, left, top + max(height, self.min_size), left + max(width, self.min_size))]
 
     def to_dict(self) -> dict[str, Any]:
         return {"kind": self.kind, **dataclasses.asdict(self)}
@@ -215,6 +238,13 @@ class SquashCrop:
         start = (self.resize - self.crop) // 2
         centre = squashed[start : start + self.crop, start : start + self.crop]
         return normalise(torch.from_numpy(centre).permute(2, 0, 1)[None], self.mean, self.std)
+
+    def regions(self, pixels: Tensor) -> list[Region]:
+        """See `Located`."""
+        height, width = pixels.shape[-2:]
+        start = (self.resize - self.crop) // 2
+        first, last = start / self.resize, (start + self.crop) / self.resize
+        return [(first * height, first * width, last * height, last * width)]
 
     def to_dict(self) -> dict[str, Any]:
         return {"kind": self.kind, **dataclasses.asdict(self)}

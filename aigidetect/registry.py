@@ -6,22 +6,21 @@ import logging
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from .calibration import Calibration
 from .detector import Detector
-from .errors import ManifestError, WeightsMismatch, WeightsNotAvailable
-from .foreign import as_converted, find_foreign, get_foreign
-from .layers.low_rank import merge_low_rank
-from .layers.quantised import dequantise
+from .entries import build_network as build_network
+from .entries import entry_calibration as entry_calibration
+from .entries import entry_preprocess as entry_preprocess
+from .entries import filled_network
+from .errors import WeightsMismatch, WeightsNotAvailable
+from .foreign import as_converted, entry_of_others, find_foreign, get_foreign
 from .manifest import ManifestEntry, load_manifest
-from .models import load_architecture
-from .preprocess import Preprocess, from_dict
+from .pretrained import HUB, Origin
 from .selftest import check_once
 from .selftest import golden_views as golden_views
 from .selftest import verify_detector as verify_detector
-from .state import load_into
-from .weights import load_state_dict, locate
+from .weights import load_state_dict, locate, locate_all
 
 # What `load_detector()` takes, the best first.
 PREFERRED = ("vit-clip", "npr-ms-ca")
@@ -54,13 +53,15 @@ def load_detector(
         name: A name of `list_detectors`, for instance `"npr-ms-ca"` (its newest version) or `"npr-ms-ca@1"` (that one).
             None takes the best detector whose weights are on this machine; its name is logged and in every prediction.
             Or a checkpoint that others published and `aigidetect fetch` has converted, such as `"npr-ms-ca:report"`, with
-            its own preprocessing and, since none was measured, without calibration.
+            its own preprocessing and, since none was measured, without calibration. Or `"hf-hub:owner/name@commit"`, a
+            repository of the Hub that `Detector.push_to_hub` or `training publish` made; see `Detector.from_pretrained`.
         device: Torch device; `"auto"` is CUDA where available, else the CPU.
         dtype: What the network computes in, see `Detector`; None means float32.
         weights: A safetensors file of your own for the same architecture. Its hash is not compared with the published one
             but is shown in every prediction, the detector is called `name+custom`, and the published calibration, which
             belongs to the published weights, is not used: the verdict is a plain comparison with 0.5. A file that
-            `aigidetect convert` wrote also brings its own preprocessing and options.
+            `aigidetect convert` wrote also brings its own preprocessing and options, and a bare name then means the newest
+            version with these options.
         revision: Commit on the Hub instead of the published one. The published hash still has to match.
         local_files_only: Never use the network.
         cache_dir: Cache folder instead of huggingface_hub's own.
@@ -70,20 +71,27 @@ def load_detector(
         WeightsNotAvailable: The weights are not here and could not be fetched, or were never published.
         WeightsMismatch: The weights are not the published ones, or do not fit the architecture, or this machine computes
             wrong numbers with them: one view is compared with its published logit at the first load in a process.
-        ValueError: `weights` or `revision` together with a checkpoint of others.
+        ValueError: `weights` or `revision` together with a checkpoint of others, or `weights` with a repository.
     """
+    if name is not None and name.startswith(HUB):
+        if weights is not None:
+            raise ValueError(f"{name!r} has weights of its own; leave weights out.")
+        return Detector.from_pretrained(
+            name, revision=revision, device=device, dtype=dtype, local_files_only=local_files_only, cache_dir=cache_dir
+        )
     if name is not None and ":" in name:
         if weights is not None or revision is not None:
             raise ValueError(f"{name!r} is one particular file; leave weights and revision out.")
         return _load_foreign(name, cache_dir, device, dtype)
-    entry = load_manifest().get(name or default_detector(cache_dir=cache_dir))
+    book = load_manifest()
+    entry = book.get(name or default_detector(cache_dir=cache_dir))
+    if weights is not None:
+        entry = as_converted(entry, locate(entry, weights=weights), () if name is None or "@" in name else book)
     state, sha256 = load_state_dict(
         entry, weights=weights, revision=revision, local_files_only=local_files_only, cache_dir=cache_dir
     )
-    if weights is not None:
-        entry = as_converted(entry, locate(entry, weights=weights))
     detector = Detector(
-        _filled(entry, state, str(weights or entry.full_name)),
+        filled_network(entry, state, str(weights or entry.full_name)),
         entry_preprocess(entry),
         Calibration() if weights is not None else entry_calibration(entry),
         name=entry.full_name if weights is None else f"{entry.full_name}+custom",
@@ -93,6 +101,8 @@ def load_detector(
     )
     if weights is None:
         check_once(detector, entry)
+    files = locate_all(entry, weights=weights, revision=revision, cache_dir=cache_dir)
+    detector.origin = Origin(entry.architecture, entry.config, files, {} if weights else entry.provenance or {})
     return detector
 
 
@@ -100,7 +110,7 @@ def _load_foreign(
     name: str, cache_dir: str | Path | None, device: str | torch.device, dtype: torch.dtype | None
 ) -> Detector:
     foreign = get_foreign(name)
-    entry = load_manifest().get(foreign.detector)
+    entry = entry_of_others(foreign.detector)
     path, recorded = find_foreign(foreign, cache_dir)
     state, sha256 = load_state_dict(entry, weights=path)
     if sha256 != recorded:
@@ -109,17 +119,10 @@ def _load_foreign(
             f"Run `aigidetect fetch {name} --force`."
         )
     entry = as_converted(entry, path)
-    network, preprocess = _filled(entry, state, str(path)), entry_preprocess(entry)
-    return Detector(network, preprocess, Calibration(), name=name, weights_sha256=sha256, device=device, dtype=dtype)
-
-
-def _filled(entry: ManifestEntry, state: dict[str, Tensor], origin: str) -> torch.nn.Module:
-    network = build_network(entry)
-    try:
-        load_into(network, merge_low_rank(dequantise(state)), origin=origin)
-    except ValueError as error:
-        raise WeightsMismatch(f"The weights of {origin} are not whole: {error}") from error
-    return network
+    network, preprocess = filled_network(entry, state, str(path)), entry_preprocess(entry)
+    detector = Detector(network, preprocess, Calibration(), name=name, weights_sha256=sha256, device=device, dtype=dtype)
+    detector.origin = Origin(entry.architecture, entry.config, {"weights": path})
+    return detector
 
 
 def default_detector(*, cache_dir: str | Path | None = None) -> str:
@@ -143,40 +146,3 @@ def _published(name: str) -> list[ManifestEntry]:
     """The newest version of a name, if the manifest has it and its weights were published."""
     versions = [entry for entry in load_manifest() if entry.name == name and entry.weights is not None]
     return versions[-1:]
-
-
-def build_network(entry: ManifestEntry) -> torch.nn.Module:
-    """The entry's network with random weights.
-
-    Raises:
-        ManifestError: The entry names an unknown architecture or unknown options.
-    """
-    try:
-        network: torch.nn.Module = load_architecture(entry.architecture).build(**entry.config)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ManifestError(f"Detector {entry.full_name!r} cannot be built from its manifest entry: {error}") from error
-    return network
-
-
-def entry_preprocess(entry: ManifestEntry) -> Preprocess:
-    """The entry's preprocessing.
-
-    Raises:
-        ManifestError: Unknown kind or option.
-    """
-    try:
-        return from_dict(entry.preprocess)
-    except (TypeError, ValueError) as error:
-        raise ManifestError(f"Detector {entry.full_name!r} has a broken preprocessing: {error}") from error
-
-
-def entry_calibration(entry: ManifestEntry) -> Calibration:
-    """The entry's calibration; the uncalibrated default if it has none.
-
-    Raises:
-        ManifestError: Unknown field, or a value out of its range.
-    """
-    try:
-        return Calibration.from_dict(entry.calibration) if entry.calibration else Calibration()
-    except (TypeError, ValueError) as error:
-        raise ManifestError(f"Detector {entry.full_name!r} has a broken calibration: {error}") from error

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .detector import Detector
+from .conventions import Conventions
 from .errors import WeightsMismatch, WeightsNotAvailable
 from .manifest import ManifestEntry
 from .preprocess import Preprocess
+
+# Golden logits are compared across machines and torch versions, whose float32 kernels differ in the last digits.
+GOLDEN_TOLERANCE = 2e-3
 
 # (weights, backbone, device, dtype) that passed in this process.
 _passed: set[tuple[str | None, str | None, str, str]] = set()
@@ -29,7 +33,15 @@ def golden_views(preprocess: Preprocess) -> Tensor:
     return preprocess(torch.stack(channels).to(torch.uint8))
 
 
-def verify_detector(detector: Detector, entry: ManifestEntry) -> float:
+@torch.inference_mode()
+def golden_facts(detector: Conventions) -> dict[str, Any]:
+    """Golden logits of a detector as a manifest entry has them, computed in the type of its weights."""
+    weights = next(detector.network.parameters())
+    logits = detector.network(golden_views(detector.preprocess).to(weights)).flatten().tolist()
+    return {"input": "noise-v1", "logits": [round(logit, 6) for logit in logits], "tolerance": GOLDEN_TOLERANCE}
+
+
+def verify_detector(detector: Conventions, entry: ManifestEntry) -> float:
     """Numerical self-test: recomputes the golden logits.
 
     Returns:
@@ -50,7 +62,7 @@ def verify_detector(detector: Detector, entry: ManifestEntry) -> float:
     return difference
 
 
-def check_once(detector: Detector, entry: ManifestEntry) -> None:
+def check_once(detector: Conventions, entry: ManifestEntry) -> None:
     """Compares the first golden view with its published logit, once in a process for each file, device and dtype.
 
     A check against wrong numbers, not of precision: ten times the tolerance of `verify_detector` is allowed, because GPUs
@@ -78,7 +90,7 @@ def check_once(detector: Detector, entry: ManifestEntry) -> None:
     _passed.add(key)
 
 
-def _wrong_numbers(detector: Detector, difference: float, tolerance: float) -> WeightsMismatch:
+def _wrong_numbers(detector: Conventions, difference: float, tolerance: float) -> WeightsMismatch:
     return WeightsMismatch(
         f"Detector {detector.name!r} differs by {difference:.3g} from its golden logits (tolerance {tolerance:g}) on "
         f"{detector.device} in {detector.dtype}; try device='cpu' and float32, and reinstall aigidetect if that fails too."

@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from types import ModuleType
 
 import numpy as np
 from PIL import Image
@@ -76,11 +77,9 @@ def _iter_path(path: str | os.PathLike[str], recursive: bool) -> Iterator[object
 
 def _matches(pattern: str) -> list[str]:
     """Sorted matches. `**` reaches every folder by itself, so with it only files count, and each once however links lead."""
-    parts = pattern.split(os.sep) if os.altsep is None else pattern.replace(os.altsep, os.sep).split(os.sep)
-    if "**" not in parts:
+    if (halves := _halves(pattern)) is None:
         return sorted(glob.glob(pattern), key=os.fsencode)
-    at = parts.index("**")
-    above, below = os.sep.join(parts[:at]) or (os.sep if at else ""), os.sep.join(parts[at + 1 :]) or "*"
+    above, below = halves
     # Not by glob's own `**`, which follows links: two that lead back in one folder would take it for ever.
     found = [
         match
@@ -96,6 +95,18 @@ def _matches(pattern: str) -> list[str]:
         if not os.path.isdir(os.path.join(folder, name)):
             once.setdefault((folder, name), match)
     return sorted(once.values(), key=os.fsencode)
+
+
+def _halves(pattern: str, paths: ModuleType = os.path) -> tuple[str, str] | None:
+    """What is above and below the first `**` of a pattern, by the rules of a system's `os.path`; None without one."""
+    drive, rest = paths.splitdrive(pattern)
+    parts = rest.replace(paths.altsep or paths.sep, paths.sep).split(paths.sep)
+    if "**" not in parts:
+        return None
+    at = parts.index("**")
+    # A drive alone would mean the folder that is current there, not its root.
+    above = paths.sep.join(parts[:at]) or (paths.sep if at else "")
+    return drive + above, paths.sep.join(parts[at + 1 :]) or "*"
 
 
 def _below(folder: str, pattern: str) -> list[str]:

@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import init
+from torch.overrides import TorchFunctionMode
 
 from .errors import WeightsMismatch
+
+
+class Unfilled(TorchFunctionMode):
+    """Context in which a network is built without most of its random weights, for one that `load_into` fills at once:
+    drawing them can take as long as reading the file.
+
+    Those functions of torch.nn.init that linear layers and convolutions use by default return their tensor as it is. Others
+    draw as usual: `trunc_normal_` repeats what is out of bounds, and would do so for ever with a draw that changes nothing.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in (init.uniform_, init.kaiming_uniform_):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def load_into(module: torch.nn.Module, state: Mapping[str, Tensor], *, origin: str) -> None:

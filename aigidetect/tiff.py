@@ -53,14 +53,14 @@ def check_tiff(data: bytes) -> int:
         UnsupportedImage: A compression of which a missing part would not be noticed.
         struct.error: The file ends within its header or a directory.
     """
-    header = _Header(data)
+    header = TiffHeader(data)
     first, following = header.directory(header.start)
     _check_cover(data, first)
     return _count_pages(header, following)
 
 
 @dataclass(frozen=True)
-class _Header:
+class TiffHeader:
     """The byte order and the width of offsets, which decide how directories are read."""
 
     data: bytes
@@ -120,7 +120,7 @@ class _Header:
         return values, following
 
 
-def _count_pages(header: _Header, following: int) -> int:
+def _count_pages(header: TiffHeader, following: int) -> int:
     seen = {header.start}
     while following and following not in seen:
         seen.add(following)

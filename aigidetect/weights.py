@@ -1,4 +1,4 @@
-"""Manifest entry -> verified state dict. With `fetch_foreign`, the only file that may touch the network.
+"""Manifest entry -> verified state dict.
 
 A checkpoint is looked for in this order; the first place that has it is taken:
 
@@ -15,9 +15,9 @@ Only safetensors files are read, never a pickle. In the first two places a file 
 from __future__ import annotations
 
 import dataclasses
-import errno
 import hashlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal
@@ -26,6 +26,7 @@ import safetensors.torch
 from torch import Tensor
 
 from .errors import WeightsError, WeightsMismatch, WeightsNotAvailable
+from .hub import download, inside
 from .manifest import ManifestEntry, WeightsFile
 
 WEIGHTS_DIR_VARIABLE = "AIGIDETECT_WEIGHTS_DIR"
@@ -38,7 +39,7 @@ _Place = str | Path | None
 @dataclass(frozen=True)
 class _Found:
     path: Path
-    place: Literal["path", "folder", "package", "hub"]
+    place: Literal["path", "folder", "package", "hub", "saved"]
 
 
 def locate(
@@ -84,21 +85,58 @@ def load_state_dict(
     Raises:
         WeightsMismatch: Size or SHA-256 differ from the published ones, or the file is no intact safetensors file.
     """
-    found = _find(entry, weights, revision, local_files_only, cache_dir)
-    content, sha256 = _read(entry, found)
-    try:
-        state = safetensors.torch.load(content)
-    except Exception as error:  # the parser's own errors and, for odd headers, KeyError, ValueError and more
-        raise WeightsMismatch(
-            f"{found.path} is not an intact safetensors file ({type(error).__name__}: {error}). A pickled checkpoint "
-            "(.pth, .pt, .bin, .ckpt) of a known network becomes one by `aigidetect convert FILE --as NAME`."
-        ) from error
+    state, sha256 = _tensors(entry, _find(entry, weights, revision, local_files_only, cache_dir))
     if entry.backbone is not None:
         shared, _ = load_state_dict(_backbone(entry), local_files_only=local_files_only, cache_dir=cache_dir)
         # A whole network may be another one, or have no scales where the shared file has them: nothing is added to it.
         whole = weights is not None and not state.keys().isdisjoint(shared)
         state = state if whole else {**shared, **state}
     return state, sha256
+
+
+def locate_all(
+    entry: ManifestEntry,
+    *,
+    weights: str | Path | None = None,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+) -> dict[str, Path]:
+    """Paths of what `load_state_dict` has read: `"weights"` and, if the detector has one, `"backbone"`. Asks no server.
+
+    Arguments and errors: see `locate`.
+    """
+    files = {"weights": locate(entry, weights=weights, revision=revision, local_files_only=True, cache_dir=cache_dir)}
+    if entry.backbone is not None:
+        files["backbone"] = locate(_backbone(entry), local_files_only=True, cache_dir=cache_dir)
+    return files
+
+
+def load_files(entry: ManifestEntry, files: Mapping[str, Path]) -> tuple[dict[str, Tensor], str]:
+    """As `load_state_dict`, from known places: every file must have the size and SHA-256 that the entry states.
+
+    Args:
+        entry: The detector.
+        files: Paths of `"weights"` and, if it has one, `"backbone"`.
+
+    Raises:
+        WeightsMismatch: Size or SHA-256 differ, or a file is no intact safetensors file.
+        WeightsNotAvailable: A file cannot be read.
+    """
+    state, sha256 = _tensors(entry, _Found(files["weights"], "saved"))
+    if entry.backbone is not None:
+        state = {**_tensors(_backbone(entry), _Found(files["backbone"], "saved"))[0], **state}
+    return state, sha256
+
+
+def _tensors(entry: ManifestEntry, found: _Found) -> tuple[dict[str, Tensor], str]:
+    content, sha256 = _read(entry, found)
+    try:
+        return safetensors.torch.load(content), sha256
+    except Exception as error:  # the parser's own errors and, for odd headers, KeyError, ValueError and more
+        raise WeightsMismatch(
+            f"{found.path} is not an intact safetensors file ({type(error).__name__}: {error}). A pickled checkpoint "
+            "(.pth, .pt, .bin, .ckpt) of a known network becomes one by `aigidetect convert FILE --as NAME`."
+        ) from error
 
 
 def fetch(
@@ -179,7 +217,7 @@ def _in_folder(entry: ManifestEntry) -> _Found | None:
 def _in_package(weights: WeightsFile) -> _Found | None:
     if weights.file is None or not os.path.isfile(_BUNDLED / _bare(weights.file)):
         return None
-    return _Found(_inside(_BUNDLED / weights.file, _BUNDLED), "package")
+    return _Found(inside(_BUNDLED / weights.file, _BUNDLED), "package")
 
 
 def _from_hub(
@@ -190,59 +228,22 @@ def _from_hub(
             f"The weights of detector {entry.full_name!r} come with aigidetect, but {_BUNDLED / str(weights.file)} is "
             "missing. Run `pip install --force-reinstall aigidetect`."
         )
-    name, revision = _bare(weights.filename), revision or weights.revision
     try:
-        from huggingface_hub import constants, hf_hub_download  # slow, and needed by few
-
-        cache = Path(os.path.expanduser(cache or constants.HF_HUB_CACHE))
-        path = hf_hub_download(
-            weights.repo_id, name, revision=revision, cache_dir=cache, local_files_only=offline, force_download=force
+        path = download(
+            weights.repo_id,
+            _bare(weights.filename),
+            revision=revision or weights.revision,
+            local_files_only=offline,
+            cache_dir=cache,
+            force=force,
         )
-    except Exception as error:  # of the Hub, of its HTTP client, of the disk: the caller needs one kind
+    except WeightsNotAvailable as error:
         raise WeightsNotAvailable(
-            f"Cannot get {name} of detector {entry.full_name!r} from the Hub (repository {weights.repo_id}, revision "
-            f"{revision}): {_reason(error, offline)} For a machine without network, run `aigidetect fetch "
-            f"{entry.full_name}` on another, copy the file as {_names(entry)[0]} into a folder, and set "
+            f"{error} It is the checkpoint of detector {entry.full_name!r}; for a machine without network, run `aigidetect "
+            f"fetch {entry.full_name}` on another, copy the file as {_names(entry)[0]} into a folder, and set "
             f"{WEIGHTS_DIR_VARIABLE} to it."
-        ) from error
-    return _Found(_inside(Path(path), cache), "hub")
-
-
-def _reason(error: BaseException, offline: bool) -> str:
-    """What went wrong and what to do, from the chain of causes."""
-    if offline:
-        return "local_files_only forbids the network, and it is not in the cache."
-    from huggingface_hub import errors as hub
-
-    advice: list[tuple[type[Exception], str]] = [
-        (hub.OfflineModeIsEnabled, "the network is switched off by HF_HUB_OFFLINE, and it is not in the cache."),
-        (hub.GatedRepoError, "access is restricted; accept the terms of the repository and run `hf auth login`."),
-        (hub.RepositoryNotFoundError, "no such repository, or a private one that needs `hf auth login`."),
-        (hub.RevisionNotFoundError, "the repository has no such revision."),
-        (hub.RemoteEntryNotFoundError, "the repository has no such file at this revision."),
-        (hub.HfHubHTTPError, "the server failed; try again later."),
-        (hub.FileMetadataError, "the server does not answer like a Hub; check HF_ENDPOINT and the proxy."),
-        (PermissionError, "the cache cannot be written; set HF_HOME to a folder of yours."),
-    ]
-    causes = [error]
-    while (cause := causes[-1].__cause__) and cause not in causes:
-        causes.append(cause)
-    detail = " ".join(f"{type(causes[-1]).__name__}: {causes[-1]}".split())[:300]
-    if any(isinstance(cause, OSError) and cause.errno == errno.ENOSPC for cause in causes):
-        return f"the disk is full; free some space, or set HF_HOME to another disk. ({detail})"
-    texts = (text for cause in causes for kind, text in advice if isinstance(cause, kind))
-    text = next(texts, "no connection, or it broke off; check network, proxy and HF_ENDPOINT, then try again.")
-    return f"{text} ({detail})"
-
-
-def _inside(path: Path, folder: Path) -> Path:
-    target, root = Path(os.path.realpath(path)), Path(os.path.realpath(folder))
-    if not target.is_relative_to(root):
-        raise WeightsError(
-            f"Refused {path}: it leads to {target}, outside of {root}. Delete it; to use that file on purpose, pass "
-            f"its path as `weights`, or its folder as {WEIGHTS_DIR_VARIABLE}."
-        )
-    return path
+        ) from error.__cause__
+    return _Found(path, "hub")
 
 
 def _read(entry: ManifestEntry, found: _Found) -> tuple[bytes, str]:
@@ -270,6 +271,7 @@ def _mismatch(entry: ManifestEntry, found: _Found, expected: str, got: str) -> W
         "folder": f"Replace it, or unset {WEIGHTS_DIR_VARIABLE}.",
         "package": "Run `pip install --force-reinstall aigidetect`.",
         "hub": f"Delete it and run `aigidetect fetch {entry.full_name} --force`.",
+        "saved": "Save or download it again.",
     }[found.place]
     return WeightsMismatch(
         f"{found.path} is not the published checkpoint of detector {entry.full_name!r}: expected {expected}, but got "

@@ -16,6 +16,8 @@ from aigidetect.cli import main
 
 from .conftest import array, encoded
 
+ROOT = Path(__file__).parent.parent
+
 
 @pytest.fixture(autouse=True)
 def _toy_instead_of_published_weights(monkeypatch, detector):
@@ -117,9 +119,9 @@ def test_an_unknown_detector_is_status_2_and_names_the_known_ones(capsys, monkey
 
 
 def test_a_closed_pipe_ends_quietly(folder):
-    command = f"{sys.executable} -m aigidetect predict --detector npr-ms-ca --format jsonl"
+    command = f"{sys.executable} -m tests.toy_cli predict --format jsonl"
     script = f"{command} {' '.join([str(folder)] * 40)} | head -n 1; exit ${{PIPESTATUS[0]}}"
-    result = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    result = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert len(result.stdout.splitlines()) == 1
     assert result.stderr == ""
     assert result.returncode == 141  # 128 + SIGPIPE

@@ -7,12 +7,13 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "aigidetect"
 ORDER = [
-    "errors", "prediction", "calibration", "files", "jpeg", "containers", "tiff", "images", "sources", "preprocess", "state",
-    "layers", "models",
-    "json_fields", "manifest", "weights", "convert", "convert_spai", "convert_transformers", "unpickle",
-    "checkpoint", "foreign", "convert_file", "fetch_foreign", "explain", "uncertainty",
-    "isolation", "pipeline", "detector", "selftest", "installed", "registry", "output", "__init__", "training", "cli",
-    "__main__",
+    "errors", "prediction", "calibration", "files", "jpeg", "containers", "tiff", "images", "provenance", "sources",
+    "preprocess", "state", "layers", "models", "json_fields", "manifest", "hub", "weights", "convert", "convert_spai",
+    "convert_transformers", "unpickle", "checkpoint", "foreign", "convert_file", "fetch_foreign", "explain", "uncertainty",
+    "stability", "prepare", "isolation", "pipeline", "conventions", "entries",
+    "selftest", "config", "pretrained", "detector", "exporting", "installed", "registry", "lines", "output",
+    "heatmaps", "report", "completion", "help", "predict_command", "report_command", "export_command",
+    "__init__", "training", "cli", "__main__",
 ]  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """The NPR networks against outputs of the original code."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -29,15 +30,21 @@ FIXTURES = {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.gl
 CASES = [(name, index) for name, fixture in FIXTURES.items() for index in range(len(fixture["cases"]))]
 
 
+@functools.cache
+def filled(key, shape):
+    return torch.from_numpy(rules.fill_value(key, shape).copy())
+
+
 def original_state(fixture):
     return {
-        key: torch.from_numpy(rules.fill_value(key, tuple(shape)).copy())
+        key: filled(key, tuple(shape)).clone()
         if dtype.startswith("float")
         else torch.zeros(shape, dtype=getattr(torch, dtype))
         for key, shape, dtype in fixture["state_dict"]
     }
 
 
+@functools.cache
 def network_of(variant: str) -> NPRResNet:
     name = DETECTORS[variant]
     options = {"fusion": "multi-fixed"} if variant == "multi_scale_fixed" else VARIANTS[name]
@@ -64,14 +71,20 @@ def assert_probe(tensor, probe, tolerance):
     )
 
 
-def feature_maps(network, x):
-    """What the fixtures probe: stem and stage 1 before the attention that follows them, stage 2 after it."""
-    maps = {"npr": network.npr(x)}
-    maps["stem"] = network.relu(network.bn1(network.conv1(maps["npr"])))
-    maps["layer1"] = network.layer1(network.maxpool(network.ca1(maps["stem"])))
-    maps["layer2"] = network.features(x)
-    maps["pooled"] = maps["layer2"].mean(dim=(2, 3))
-    return maps
+def maps_and_logits(network, x):
+    """What the fixtures probe, from one forward pass: stem and stage 1 before the attention that follows them, stage 2 after
+    it."""
+    maps = {}
+    places = {"npr": network.npr, "stem": network.bn1, "layer1": network.layer1, "layer2": network.sa2}
+    handles = [
+        # relu makes a copy: the network's own works in place.
+        place.register_forward_hook(lambda _, __, out, name=name: maps.update({name: out.relu() if name == "stem" else out}))
+        for name, place in places.items()
+    ]
+    logits = network(x)
+    for handle in handles:
+        handle.remove()
+    return {**maps, "pooled": maps["layer2"].mean(dim=(2, 3))}, logits
 
 
 def test_every_fixture_has_a_detector():
@@ -92,11 +105,11 @@ def test_logits_and_feature_maps_equal_the_original(variant, index):
         multiple = 2 if DETECTORS[variant] in ("npr", "npr-ca", "npr-sa") and variant != "multi_scale_fixed" else 4
         torch.testing.assert_close(network(x), network(crop_to_multiple(x, multiple)), atol=0, rtol=0)
         return
-    for name, tensor in feature_maps(network, x).items():
-        if name in case.get("probes", {}):
-            assert_probe(tensor, case["probes"][name], 1e-5 if name == "npr" else 1e-4)
-    torch.testing.assert_close(network(x), torch.tensor(case["logit"]), atol=2e-5, rtol=0)
-    torch.testing.assert_close(network(x).sigmoid(), torch.tensor(case["prob_fake"]), atol=2e-5, rtol=0)
+    maps, logits = maps_and_logits(network, x)
+    for name, probe in case.get("probes", {}).items():
+        assert_probe(maps[name], probe, 1e-5 if name == "npr" else 1e-4)
+    torch.testing.assert_close(logits, torch.tensor(case["logit"]), atol=2e-5, rtol=0)
+    torch.testing.assert_close(logits.sigmoid(), torch.tensor(case["prob_fake"]), atol=2e-5, rtol=0)
 
 
 @pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"model": s, "total_steps": 3}, lambda s: {"state_dict": s}])

@@ -93,7 +93,7 @@ def test_what_was_published_is_loaded_back_from_the_hub_bit_equal(
     assert publish() == 0
     assert f"commit {list(hub.commits)[-1]}" in capsys.readouterr().out
     [(revision, files)] = hub.commits.items()
-    assert files.keys() == {"model.safetensors", "README.md", "LICENSES.md"}
+    assert files.keys() == {"model.safetensors", "config.json", "README.md", "LICENSES.md"}
     assert hub.summaries == [f"Publish {NAME}"] and not hub.private
     assert any("/info/lfs/objects/batch" in request for request in hub.requests)
     entry = load_manifest(manifest).get(NAME)
@@ -179,7 +179,7 @@ def test_what_cannot_be_published_never_reaches_the_hub(hub, publish, manifest, 
 
 def test_without_a_token_it_says_how_to_log_in(hub, publish, manifest, monkeypatch, capsys):
     before = manifest.read_bytes()
-    monkeypatch.setattr(publish_module, "get_token", lambda: None)
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     assert publish() == 2
     message = capsys.readouterr().err
     assert "hf auth login" in message and "HF_TOKEN" in message
@@ -237,14 +237,14 @@ def test_a_dry_run_writes_the_files_and_needs_neither_network_nor_token(manifest
         raise AssertionError("used the network, or asked for a token")
 
     monkeypatch.setattr(socket.socket, "connect", fail)
-    monkeypatch.setattr(publish_module, "get_token", fail)
+    monkeypatch.setattr("huggingface_hub.get_token", fail)
     before, out = manifest.read_bytes(), tmp_path / "out"
     command = ["publish", NAME, "--repo-id", REPO, "--manifest", str(manifest), "--weights-folder", str(FOLDER), "--dry-run"]
     assert main(command) == 2
     assert "--dry-run needs --out" in capsys.readouterr().err
     assert main([*command, "--out", str(out)]) == 0
     printed = capsys.readouterr().out
-    for name in ("model.safetensors", "README.md", "LICENSES.md"):
+    for name in ("model.safetensors", "config.json", "README.md", "LICENSES.md"):
         content = (out / name).read_bytes()
         assert f"{name}: {len(content):,} bytes, sha256 {hashlib.sha256(content).hexdigest()}" in printed
     assert (out / "model.safetensors").read_bytes() == (FOLDER / "npr-ms-ca-1.safetensors").read_bytes()

@@ -68,8 +68,8 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("fresh")
 @pytest.mark.parametrize("error", [0.3, -0.3, float("nan"), float("inf")])
 def test_a_machine_that_computes_wrong_numbers_gets_no_detector(error: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Detector._forward
-    monkeypatch.setattr(Detector, "_forward", lambda self, inputs: real(self, inputs) + error)
+    real = Detector._logits
+    monkeypatch.setattr(Detector, "_logits", lambda self, inputs: real(self, inputs) + error)
     for _ in range(2):
         with pytest.raises(WeightsError, match=r"golden|not finite"):
             aigidetect.load_detector(NAME, device="cpu", local_files_only=True)

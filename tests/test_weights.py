@@ -17,7 +17,7 @@ from huggingface_hub import constants
 from aigidetect import weights as weights_module
 from aigidetect.errors import WeightsError, WeightsMismatch, WeightsNotAvailable
 from aigidetect.manifest import ManifestEntry, WeightsFile
-from aigidetect.state import load_into
+from aigidetect.state import Unfilled, load_into
 from aigidetect.weights import fetch, load_state_dict, locate
 
 from .weights_case import CONTENT, OTHER, SHA256, STATE, entry
@@ -196,3 +196,23 @@ def test_a_backbone_is_also_found_in_the_folder(
     (folder / "tower-1.safetensors").write_bytes(BACKBONE)
     monkeypatch.setenv("AIGIDETECT_WEIGHTS_DIR", str(folder))
     assert "tower" in load_state_dict(with_backbone)[0]
+
+
+def test_a_network_that_is_filled_at_once_draws_no_numbers_and_is_the_same_network() -> None:
+    def build() -> torch.nn.Module:
+        return torch.nn.ModuleList((torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Linear(4, 4)))
+
+    source, before = build().state_dict(), torch.get_rng_state()
+    with Unfilled():
+        network = build()
+    assert torch.equal(torch.get_rng_state(), before)
+    load_into(network, source, origin="test")
+    assert all(torch.equal(value, source[key]) for key, value in network.state_dict().items())
+    build()
+    assert not torch.equal(torch.get_rng_state(), before)
+
+
+def test_draws_that_repeat_until_they_fit_end_in_an_unfilled_network_too() -> None:
+    with Unfilled():
+        weight = torch.nn.init.trunc_normal_(torch.full((64,), 9.0), a=-2, b=2)
+    assert weight.abs().max() <= 2

@@ -26,6 +26,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..layers.windows import window_evidence
+
 EPSILON = 1e-5  # of every layer norm
 # Normalisation of the pixels, on the scale 0-1.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -98,7 +100,8 @@ class Tower(nn.Module):
         self.norm = nn.LayerNorm(width, eps=EPSILON)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(blocks))
 
-    def forward(self, x: Tensor) -> list[Tensor]:
+    def embed(self, x: Tensor) -> Tensor:
+        """Tokens before the first layer norm, with their positions: (N, 3, S, S) -> (N, L, D)."""
         side = self.image_size
         if x.shape[1:] != (3, side, side):
             raise ValueError(
@@ -106,9 +109,15 @@ class Tower(nn.Module):
                 f"resize or crop to {side} x {side} pixels: the position embedding has no other size."
             )
         patches = self.patch(x).flatten(2).transpose(1, 2)  # (N, L - 1, D)
-        first = self.class_token.expand(len(x), 1, -1)
-        tokens = self.norm(torch.cat((first, patches), dim=1) + self.positions)  # (N, L, D)
-        tapped = []
+        first = self.class_token.expand(x.shape[0], 1, -1)
+        return torch.cat((first, patches), dim=1) + self.positions
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return self.tapped(self.embed(x))
+
+    def tapped(self, tokens: Tensor) -> list[Tensor]:
+        """The tapped outputs for tokens of `embed`, or for some of them: (N, L', D) -> list of (N, L', D)."""
+        tokens, tapped = self.norm(tokens), []
         for number, block in enumerate(self.blocks, start=1):
             tokens = block(tokens)
             if number in self.taps:
@@ -194,7 +203,14 @@ class CLIPViT(nn.Module):
         For every tap in turn: class token, mean and standard deviation (of the population) of the patch tokens, each of
         D channels. Before that every token is layer-normalised without parameters, so that taps have the same scale.
         """
-        return torch.cat([summary(tokens) for tokens in self.tower(x)], dim=1)
+        return self._read(self.tower(x))
+
+    def _read(self, tapped: Sequence[Tensor]) -> Tensor:
+        return torch.cat([summary(tokens) for tokens in tapped], dim=1)
+
+    def evidence(self, x: Tensor) -> Tensor:
+        """See `aigidetect.explain.Explainable`: what the network says of windows of patches, of each as if it were alone."""
+        return window_evidence(self.tower.embed(x), lambda tokens: self.head(self._read(self.tower.tapped(tokens))))
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.head(self.features(x))

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
+from ..layers.cam import class_activation
 from ..layers.head import Activation, MLPHead
 
 EPSILON = 1e-5  # of every layer norm
@@ -43,6 +44,8 @@ class ConvProjection(nn.Module):
 
     Shape: map (N, C, H, W) and class token (N, 0 or 1, C) -> (N, L, C), the class token first.
     """
+
+    folds = (("conv", "norm"),)  # see `aigidetect.layers.folding`
 
     def __init__(self, width: int, stride: int) -> None:
         super().__init__()
@@ -221,6 +224,10 @@ class CvT(nn.Module):
         """What the head reads, the mean over the last map, without the class token: (N, 3, H, W) -> (N, C)."""
         features: Tensor = self.backbone(x).mean(dim=(2, 3))
         return features
+
+    def evidence(self, x: Tensor) -> Tensor:
+        """See `aigidetect.explain.Explainable`: Grad-CAM of the last map."""
+        return class_activation(self.backbone(x), self.head)
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.head(self.features(x))

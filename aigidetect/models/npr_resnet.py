@@ -23,6 +23,7 @@ from torch.nn.functional import linear
 from torchvision.models.resnet import Bottleneck
 
 from ..layers.attention import ChannelAttention, Formula, SpatialAttention
+from ..layers.cam import class_activation
 from ..layers.fusion import FixedMultiScaleNPR, MultiScaleNPR
 from ..layers.highpass import HighPass
 from ..layers.npr import NPR
@@ -58,6 +59,8 @@ def _stage(width_in: int, width: int, blocks: int, stride: int) -> nn.Sequential
 class NPRResNet(nn.Module):
     """The network of `build`: (N, 3, H, W) normalised pixels -> (N, 1) logits of "AI-generated"."""
 
+    folds = (("conv1", "bn1"),)  # see `aigidetect.layers.folding`
+
     def __init__(
         self, fusion: Fusion, channel_attention: bool, spatial_attention: bool, formula: Formula, non_negative: bool
     ) -> None:
@@ -92,12 +95,19 @@ class NPRResNet(nn.Module):
         features: Tensor = self.sa2(self.layer2(x))  # (N, 512, H'/8, W'/8)
         return features
 
-    def forward(self, x: Tensor) -> Tensor:
-        pooled = self.features(x).mean(dim=(2, 3))  # (N, 512), none below 0
+    def decide(self, pooled: Tensor) -> Tensor:
+        """The last layer, on the mean of `features` over all positions, none of it below 0: (N, 512) -> (N, 1)."""
         if self.non_negative:
             return linear(pooled, self.fc1.weight.abs(), self.fc1.bias)
-        logits: Tensor = self.fc1(pooled)  # (N, 1)
+        logits: Tensor = self.fc1(pooled)
         return logits
+
+    def evidence(self, x: Tensor) -> Tensor:
+        """See `aigidetect.explain.Explainable`. The last layer is linear, so the map is exact: its mean is the logit."""
+        return class_activation(self.features(x), self.decide)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decide(self.features(x).mean(dim=(2, 3)))
 
 
 def build(

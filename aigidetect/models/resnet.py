@@ -27,6 +27,7 @@ from torchvision.models import resnet50
 
 from ..layers.attention import SpatialAttention
 from ..layers.bayesian import BayesianLinear
+from ..layers.cam import class_activation
 
 # The three ResNet-50 detectors of the report.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -43,6 +44,8 @@ class ResNet50(nn.Module):
 
     Parameters have the names of torchvision's ResNet-50.
     """
+
+    folds = (("conv1", "bn1"),)  # see `aigidetect.layers.folding`
 
     def __init__(self, spatial_attention: bool) -> None:
         super().__init__()
@@ -74,6 +77,10 @@ class ResNet50(nn.Module):
         # A sum over thousands of features in half precision would round the logit visibly.
         with torch.autocast(features.device.type, enabled=False):
             return _difference(self.fc(features.to(self.conv1.weight.dtype)))[:, None]
+
+    def evidence(self, x: Tensor) -> Tensor:
+        """See `aigidetect.explain.Explainable`. The classifier is linear, so the map is exact: its mean is the logit."""
+        return class_activation(self.attention(self.feature_map(x)), self.classify)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classify(self.features(x))

@@ -159,6 +159,22 @@ class SPAI(nn.Module):
             weights = self.attend(self.features(x).to(self.norm.weight.dtype))[1]
         return weights.mean(dim=(1, 2))
 
+    def evidence(self, x: Tensor) -> Tensor:
+        """See `aigidetect.explain.Explainable`: each patch has the logit of a picture that consists of it alone.
+
+        Unlike `attention_map` it tells what speaks for "AI-generated" from what speaks against it.
+        """
+        vectors = self.features(x)  # (N, P, F)
+        with torch.autocast(x.device.type, enabled=False):
+            alone = self.attend(vectors.to(self.norm.weight.dtype).flatten(0, 1)[:, None])[0]
+            logits = self.head(alone).view(len(x), -1)  # (N, P)
+        total: Tensor = logits.new_zeros(len(x), *x.shape[-2:])
+        looks = torch.zeros_like(total)
+        for (top, left), logit in zip(self.boxes(*x.shape[-2:]), logits.T):
+            total[:, top : top + PATCH, left : left + PATCH] += logit[:, None, None]
+            looks[:, top : top + PATCH, left : left + PATCH] += 1
+        return total / looks
+
     def forward(self, x: Tensor) -> Tensor:
         vectors = self.features(x)  # (N, P, F)
         # In half precision the logit would be rounded visibly; this part costs next to nothing.

@@ -22,6 +22,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torchvision.models.swin_transformer import SwinTransformer
 
+from ..layers.cam import class_activation
 from ..layers.head import Activation, MLPHead
 
 # The report's detectors.
@@ -68,6 +69,11 @@ class Swin(nn.Module):
         """What the head reads, the mean over all positions after the last layer norm: (N, 3, H, W) -> (N, D)."""
         features: Tensor = self.backbone(x)
         return features
+
+    def evidence(self, x: Tensor) -> Tensor:
+        """See `aigidetect.explain.Explainable`: Grad-CAM of the last map, after its layer norm."""
+        parts = self.backbone
+        return class_activation(parts.permute(parts.norm(parts.features(x))), self.head)
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.head(self.features(x))

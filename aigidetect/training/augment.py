@@ -15,13 +15,13 @@ References:
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
+
+from ..stability import encode, vary
 
 Pixels = NDArray[np.uint8]  # (H, W, 3) RGB
 
@@ -31,7 +31,6 @@ _FILTERS = (
     Image.Resampling.LANCZOS,
     Image.Resampling.BOX,
 )
-_CHROMA = {"4:4:4": 0, "4:2:2": 1, "4:2:0": 2}
 
 
 @dataclass(frozen=True)
@@ -166,29 +165,6 @@ def pad_reflect(pixels: Pixels, side: int) -> Pixels:
     return np.pad(pixels, ((0, down), (0, right), (0, 0)), mode="symmetric")
 
 
-def encode(
-    image: Image.Image,
-    codec: Literal["jpeg", "webp"],
-    quality: int,
-    *,
-    chroma: Literal["4:4:4", "4:2:2", "4:2:0"] = "4:2:0",
-) -> Image.Image:
-    """Encodes and decodes an RGB picture.
-
-    Args:
-        image: RGB picture.
-        codec: Lossy codec.
-        quality: 1-100, as Pillow understands it.
-        chroma: Chroma subsampling of JPEG; WebP always uses 4:2:0.
-    """
-    buffer = io.BytesIO()
-    if codec == "jpeg":
-        image.save(buffer, "JPEG", quality=quality, subsampling=_CHROMA[chroma])
-    else:
-        image.save(buffer, "WEBP", quality=quality, method=0)
-    return Image.open(buffer).convert("RGB")
-
-
 # The conditions of evaluation, in the order of the tables.
 CONDITIONS = ("as-is", "q96", "q90", "q75", "q50", "webp80", "half+q80", "swap")
 HEADLINE_CONDITIONS = ("q96", "q75", "half+q80")
@@ -211,11 +187,4 @@ def apply_condition(image: Image.Image, condition: str, *, is_ai: bool) -> Image
         raise ValueError(f"Unknown condition {condition!r}; available: {', '.join(CONDITIONS)}.")
     if condition == "as-is" or (condition == "swap" and not is_ai):
         return image
-    if condition == "swap":
-        return encode(image, "jpeg", 96)
-    if condition == "webp80":
-        return encode(image, "webp", 80)
-    if condition == "half+q80":
-        half = (max(1, image.width // 2), max(1, image.height // 2))
-        return encode(image.resize(half, Image.Resampling.BICUBIC), "jpeg", 80)
-    return encode(image, "jpeg", int(condition.removeprefix("q")))
+    return vary(image, "q96" if condition == "swap" else condition)

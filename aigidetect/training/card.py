@@ -17,13 +17,13 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..calibration import Calibration
+from ..config import NOTICES
+from ..entries import entry_calibration
 from ..errors import ManifestError
 from ..manifest import ManifestEntry
 from ..models import load_architecture
-from ..registry import entry_calibration
 from .card_tables import Row, audit_section, label, read_rows, results_section, verdicts_section
 
-NOTICES = "LICENSES.md"
 # The Hub's names of these licences are the SPDX names in lower case; it calls every other one "other".
 _HUB_LICENCES = ("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0")
 _TAGS = ("ai-generated-image-detection", "synthetic-image-detection", "deepfake-detection", "image-forensics")

@@ -7,7 +7,6 @@ by heads that were fitted without the model lines and photo sources they are ask
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -105,10 +104,9 @@ def pooling_rows(tower: Tower, cache: FeatureCache, samples: Sequence[Sample]) -
         rows.append({**facts, "config": label, "across": _across(config, 1, [cache], [samples])})
         log.info("%s", rows[-1])
     tokens = late_tokens(tower, cache.complete_tokens(cache.tokens_after)[0], cache.tokens_after)
-    for pooling, seed in itertools.product(POOLINGS, SEEDS):
-        own = TokenConfig(pooling=pooling, seed=seed)
+    for own in map(TokenConfig, POOLINGS):
         logits = list(tokens_out_of_fold(tokens, samples, own, folds=FOLDS))
-        label = f"every patch, {pooling}, hidden={own.hidden}, seed={seed}"
+        label = f"every patch, {own.pooling}, hidden={own.hidden}, seed={own.seed}"
         rows.append({**facts, "config": label, "across": _figures(logits, samples)})
         log.info("%s", rows[-1])
     return rows

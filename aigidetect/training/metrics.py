@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 Array = NDArray[np.float64]
 METRICS = ("balanced_accuracy", "auroc", "ap", "real_accuracy", "ai_accuracy", "tpr_at_5_fpr", "ece", "nll")
@@ -40,8 +39,7 @@ def measure(labels: Array, probabilities: Array, threshold: float = 0.5, weights
     result["balanced_accuracy"] = (result["real_accuracy"] + result["ai_accuracy"]) / 2
     if (weights * ai).sum() == 0 or (weights * real).sum() == 0:
         return {name: result.get(name, float("nan")) for name in METRICS}
-    result["auroc"] = float(roc_auc_score(labels, probabilities, sample_weight=weights))
-    result["ap"] = float(average_precision_score(labels, probabilities, sample_weight=weights))
+    result["auroc"], result["ap"] = _ranking(ai, probabilities, weights)
     result["tpr_at_5_fpr"] = _share(probabilities > _quantile(probabilities[real], weights[real], 0.95), weights * ai)
     balanced = weights * np.where(ai, 1 / (weights * ai).sum(), 1 / (weights * real).sum()) / 2
     result["ece"] = expected_calibration_error(labels, probabilities, balanced)
@@ -64,6 +62,21 @@ def shown(figure: Sequence[float], *, signed: bool = False) -> str:
 def _share(hit: NDArray[np.bool_], weights: Array) -> float:
     total = weights.sum()
     return float((hit * weights).sum() / total) if total else float("nan")
+
+
+def _ranking(ai: NDArray[np.bool_], probabilities: Array, weights: Array) -> tuple[float, float]:
+    """Area under the ROC curve, by trapezoids, and average precision, without interpolation.
+
+    Both from one sort and without checks: intervals need them hundreds of times for every row of a table.
+    """
+    order = np.argsort(-probabilities)
+    order = order[weights[order] > 0]
+    ranked, mass, called_ai = probabilities[order], weights[order], ai[order]
+    last = np.append(ranked[1:] != ranked[:-1], True)  # pictures of one probability are called together
+    true, false = (np.append(0.0, np.cumsum(mass * kind)[last]) for kind in (called_ai, ~called_ai))
+    area = (np.diff(false) * (true[1:] + true[:-1])).sum() / (2 * true[-1] * false[-1])
+    precision = true[1:] / (true[1:] + false[1:])
+    return float(area), float((np.diff(true) * precision).sum() / true[-1])
 
 
 def _quantile(values: Array, weights: Array, level: float) -> float:

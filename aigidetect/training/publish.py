@@ -1,12 +1,13 @@
 """Manifest entry -> repository on the Hugging Face Hub -> the entry, pinned to the commit that holds its weights.
 
-prepare   weights, card and notices as they will be uploaded, checked against the entry; needs no network
+prepare   the files that `aigidetect.pretrained` describes, checked against the entry; needs no network
 upload    one commit, from which the weights are then fetched back and compared
 pin       the commit goes into the manifest, which is replaced as a whole or not at all
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -16,16 +17,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, HfApi, get_token, hf_hub_download
-from huggingface_hub import errors as hub
-
+from .. import hub
+from ..config import CARD, CONFIG, NOTICES, WEIGHTS, config_json
 from ..errors import WeightsError, WeightsMismatch, WeightsNotAvailable
 from ..manifest import REPO_ID, ManifestEntry, WeightsFile, load_manifest
-from .card import NOTICES, model_card
-
-# On the Hub; a backbone keeps its own name, since other detectors share it.
-WEIGHTS = "model.safetensors"
-CARD = "README.md"
+from .card import model_card
 
 
 def prepare(
@@ -60,6 +56,7 @@ def prepare(
     folder = Path(weights_folder)
     files = {name: _read(entry, file, folder) for name, file in _parts(entry).values()}
     notices = folder / NOTICES
+    files[CONFIG] = config_json(_as_uploaded(entry), entry.full_name)
     files[CARD] = str(model_card(entry, repo_id, audit=audit, notices=notices.is_file())).encode()
     return {**files, NOTICES: notices.read_bytes()} if notices.is_file() else files
 
@@ -72,6 +69,15 @@ def _parts(entry: ManifestEntry) -> dict[str, tuple[str, WeightsFile]]:
     if entry.backbone is not None and entry.backbone.revision is None:
         parts["backbone"] = (str(entry.backbone.file), entry.backbone)
     return parts
+
+
+def _as_uploaded(entry: ManifestEntry) -> ManifestEntry:
+    """The entry with its files under the names that they have in the repository."""
+    parts = {
+        field: WeightsFile(name, None, None, None, file.sha256, file.bytes) for field, (name, file) in _parts(entry).items()
+    }
+    backbone = parts.get("backbone") or (entry.backbone and dataclasses.replace(entry.backbone, file=None))
+    return dataclasses.replace(entry, weights=parts["weights"], backbone=backbone)
 
 
 def _read(entry: ManifestEntry, file: WeightsFile, folder: Path) -> bytes:
@@ -90,75 +96,11 @@ def _read(entry: ManifestEntry, file: WeightsFile, folder: Path) -> bytes:
 def upload(
     files: Mapping[str, bytes], repo_id: str, *, summary: str, private: bool = False, endpoint: str | None = None
 ) -> str:
-    """Puts files into a repository, made if there is none, in one commit, and fetches the safetensors back.
-
-    Args:
-        files: Name -> content.
-        repo_id: Repository, `"owner/name"`.
-        summary: First line of the commit.
-        private: Makes a private repository. One that exists and is public is refused.
-        endpoint: Address of the Hub; None takes huggingface_hub's own.
-
-    Returns:
-        The commit, 40 hex digits.
-
-    Raises:
-        WeightsError: Nobody is logged in, or the Hub cannot be reached or refuses; the message says what to do.
-        WeightsMismatch: What the Hub has under the commit are other weights.
-    """
+    """`aigidetect.hub.upload`, whose errors also say that the manifest was not changed."""
     try:
-        token = get_token()
-        if token is None:
-            raise WeightsError(
-                "Publishing needs an access token of the Hub that may write: run `hf auth login`, or set HF_TOKEN. "
-                "To see what would be uploaded, use --dry-run."
-            )
-        revision = _commit(HfApi(endpoint=endpoint, token=token), files, repo_id, summary, private)
-        for name in (name for name in files if name.endswith(".safetensors")):
-            _compare(name, files[name], repo_id, revision, endpoint, token)
-    except WeightsError:
-        raise
-    except Exception as error:  # of the Hub, of its HTTP client, of the disk: the caller needs one kind
-        raise WeightsError(f"Cannot publish to {repo_id}: {_reason(error)} The manifest was not changed.") from error
-    return revision
-
-
-def _commit(api: HfApi, files: Mapping[str, bytes], repo_id: str, summary: str, private: bool) -> str:
-    api.create_repo(repo_id, private=private or None, exist_ok=True)
-    if private and not api.repo_info(repo_id).private:
-        raise WeightsError(
-            f"{repo_id} exists and is public. Nothing was uploaded. Use another name, or leave --private out."
-        )
-    operations = [CommitOperationAdd(name, content) for name, content in files.items()]
-    return str(api.create_commit(repo_id, operations, commit_message=summary).oid)
-
-
-def _compare(name: str, content: bytes, repo_id: str, revision: str, endpoint: str | None, token: str) -> None:
-    expected = hashlib.sha256(content).hexdigest()
-    with tempfile.TemporaryDirectory() as cache:  # so that the bytes come from the Hub
-        path = hf_hub_download(repo_id, name, revision=revision, cache_dir=cache, endpoint=endpoint, token=token)
-        found = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    if found != expected:
-        raise WeightsMismatch(
-            f"{repo_id} at commit {revision} has another {name} than was uploaded: expected sha256 {expected}, but got "
-            f"{found}. The manifest was not changed. Publish again."
-        )
-
-
-def _reason(error: Exception) -> str:
-    causes: list[BaseException] = [error]
-    while (cause := causes[-1].__cause__) and cause not in causes:
-        causes.append(cause)
-    status = next((cause.response.status_code for cause in causes if isinstance(cause, hub.HfHubHTTPError)), None)
-    if status in (401, 403):
-        advice = "the token is not valid, or may not write there; run `hf auth login` with one that may."
-    elif status is not None:
-        advice = "the server refused or failed; try again later."
-    elif isinstance(error, hub.OfflineModeIsEnabled):
-        advice = "the network is switched off by HF_HUB_OFFLINE."
-    else:
-        advice = "check network, proxy and HF_ENDPOINT, then try again."
-    return f"{advice} ({' '.join(f'{type(error).__name__}: {error}'.split())[:300]})"
+        return hub.upload(files, repo_id, summary=summary, private=private, endpoint=endpoint)
+    except WeightsError as error:
+        raise type(error)(f"{error} The manifest was not changed.") from error
 
 
 def pin(manifest: str | Path, entry: ManifestEntry, repo_id: str, revision: str) -> None:

@@ -8,7 +8,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-from .fuzz import fuzz
 from .run import judge, make_corpus, score_corpus, survey, table
 
 
@@ -30,6 +29,8 @@ def main() -> int:
     fuzzer.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     if options.command == "fuzz":
+        from .fuzz import fuzz  # brings torchvision along, which the processes that score do without
+
         return fuzz(options.seconds, options.seed)
     if options.command == "score":
         score_corpus(options.out, options.gigabytes, options.hang)
