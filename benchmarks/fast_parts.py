@@ -5,6 +5,7 @@ Run as a script, it is the child that is measured:
 """
 
 import collections
+import contextlib
 import itertools
 import json
 import os
@@ -138,7 +139,14 @@ def child(command):
     start = time.perf_counter()
     with tempfile.TemporaryFile() as out:
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.DEVNULL)
-        _, status, usage = os.wait4(process.pid, 0)
+        # Not from the usage: there, a child's peak begins with that of its parent.
+        peak, status = 0.0, None
+        while status is None:
+            with contextlib.suppress(OSError, KeyError):
+                peak = peak_mib(process.pid)
+            time.sleep(0.005)
+            ended, found, usage = os.wait4(process.pid, os.WNOHANG)
+            status = found if ended else None
         process.returncode = os.waitstatus_to_exitcode(status)
         seconds = time.perf_counter() - start
         out.seek(0)
@@ -146,7 +154,7 @@ def child(command):
     if process.returncode:
         raise SystemExit(f"{command} ended with status {process.returncode}.")
     cpu = usage.ru_utime + usage.ru_stime
-    return {"command": command, "output": output, "seconds": seconds, "cpu_seconds": cpu, "peak_mib": usage.ru_maxrss / 1024}
+    return {"command": command, "output": output, "seconds": seconds, "cpu_seconds": cpu, "peak_mib": peak}
 
 
 def convolution_ceiling(network, repeats, batch=4):
@@ -184,8 +192,8 @@ def publish(found, name, parameters, options):
     print(json.dumps({name: facts}, indent=1))
 
 
-def peak_mib():
-    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+def peak_mib(process="self"):
+    lines = dict(line.split(":", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines())
     return int(lines["VmHWM"].split()[0]) / 1024
 
 

@@ -237,6 +237,13 @@ def test_the_command_line_writes_a_png_for_each_scored_picture(red, folder, tmp_
     assert len(capsys.readouterr().out.splitlines()) == 5
 
 
+def test_a_run_that_goes_on_counts_on(red, folder, tmp_path):
+    pictures, options = [str(folder / "a.jpg"), str(folder / "b.png")], ["--heatmap", str(tmp_path / "maps")]
+    assert main(["predict", pictures[0], "--output", str(tmp_path / "out.jsonl"), *options]) == 0
+    assert main(["predict", *pictures, "--output", str(tmp_path / "out.jsonl"), "--resume", *options]) == 0
+    assert sorted(os.listdir(tmp_path / "maps")) == ["000001-a.jpg.png", "000002-b.png.png"]
+
+
 @pytest.mark.skipif(os.name == "nt", reason="names of bytes")
 def test_odd_names_get_heat_maps_too(red, tmp_path, capsys):
     odd = [b"\xff.png", b"new\nline.png", b"x" * 251 + b".png"]

@@ -20,7 +20,6 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.nn.functional import linear
-from torchvision.models.resnet import Bottleneck
 
 from ..layers.attention import ChannelAttention, Formula, SpatialAttention
 from ..layers.cam import class_activation
@@ -45,6 +44,44 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "npr-sa": {"spatial_attention": True},
     "npr-ms-ca": {"fusion": "multi", "channel_attention": True},
 }
+
+
+class Bottleneck(nn.Module):
+    """Residual block of three convolutions, 1x1, 3x3 and 1x1; the stride is that of the 3x3, as in torchvision's ResNets.
+
+    Written out, with torchvision's names, because importing torchvision takes as long as importing torch.
+
+    Args:
+        width_in: Input channels.
+        width: Channels between the convolutions.
+        stride: 1 or 2.
+        downsample: What the input goes through where it has another shape than the output.
+
+    Shape: (N, width_in, H, W) -> (N, 4 width, ceil(H / stride), ceil(W / stride)).
+    """
+
+    expansion = 4
+    folds = (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"))  # see `aigidetect.layers.folding`
+
+    def __init__(self, width_in: int, width: int, stride: int = 1, downsample: nn.Module | None = None) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width_in, width, kernel_size=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, kernel_size=3, stride=stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, width * self.expansion, kernel_size=1, bias=False)
+        self.bn3 = nn.BatchNorm2d(width * self.expansion)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.relu(self.bn2(self.conv2(x)))
+        x = self.bn3(self.conv3(x))
+        x += kept
+        activated: Tensor = self.relu(x)
+        return activated
 
 
 def _stage(width_in: int, width: int, blocks: int, stride: int) -> nn.Sequential:

@@ -54,8 +54,13 @@ def expit(logits: NDArray[np.floating[Any]]) -> Array:
 
 
 def shown(figure: Sequence[float], *, signed: bool = False) -> str:
-    """A figure with its interval, (value, low, high), as tables show it; `signed` is for differences."""
+    """A figure with its interval, (value, low, high), as tables show it; `signed` is for differences.
+
+    A value that is not a number was not measured.
+    """
     value, low, high = figure
+    if np.isnan(value):
+        return "not measured"
     return f"{value:+.3f} ({low:+.3f} to {high:+.3f})" if signed else f"{value:.3f} ({low:.3f}-{high:.3f})"
 
 

@@ -56,7 +56,6 @@ def add(commands: Commands) -> None:
     results.add_argument("--heads", nargs="+", default=[], type=Path, help="files that head --report wrote")
     results.add_argument("--comparisons", default=None, type=Path, help="JSON file of settings to set side by side")
     results.add_argument("--benchmark", default=None, type=Path, help="what benchmarks/detectors.py printed: all detectors")
-    results.add_argument("--more", nargs="+", default=[], type=Path, help="further folders, which --readme leaves out")
     results.add_argument("--aims", default=None, type=Path, help="JSON file of what was meant to be reached")
     results.add_argument("--draws", type=int, default=200, help="bootstrap samples of each interval")
     results.add_argument("--readme", type=Path, default=None, help="also write the headline between the marks of this file")
@@ -128,16 +127,15 @@ def _results(options: argparse.Namespace) -> None:
     from ..tables import headline_table, results_page, write_metrics, write_readme
     from ..zoo import zoo_section, zoo_table
 
-    shown = [*options.scores, *options.more]
-    found = outcomes(options.aims, shown, draws=options.draws) if options.aims else []
+    found = outcomes(options.aims, options.scores, draws=options.draws) if options.aims else []
     if options.manifest:
-        write_metrics(options.manifest, [*shown, *options.ablation], draws=options.draws)
+        write_metrics(options.manifest, [*options.scores, *options.ablation], draws=options.draws)
         write_shortfalls(options.manifest, found)
     # After the metrics, which it shows.
     first = [aims_section(found)] if found else []
     first += [zoo_section(options.manifest, options.benchmark)] if options.benchmark else []
     extra = {"heads": options.heads, "comparisons": options.comparisons, "first": first}
-    page = results_page(shown, options.ablation, draws=options.draws, **extra)
+    page = results_page(options.scores, options.ablation, draws=options.draws, **extra)
     if options.readme:
         write_readme(options.readme, headline_table(options.scores, draws=options.draws))
         if options.benchmark:
