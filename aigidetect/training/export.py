@@ -18,13 +18,11 @@ from ..layers.low_rank import merge_low_rank
 from ..layers.quantised import dequantise, matrix_of
 from ..models import load_architecture
 from ..preprocess import Preprocess
-from ..registry import golden_views
+from ..pretrained import Origin
+from ..selftest import GOLDEN_TOLERANCE, golden_views
 from .fit import read_recipe
 from .recipe import Recipe
 from .run import backbone_names
-
-# Golden logits are compared across machines and torch versions, whose float32 kernels differ in the last digits.
-GOLDEN_TOLERANCE = 2e-3
 
 # Tensors with more values than this are stored in half precision. The small ones stand at the input and at the head of a
 # network, where rounding moves its logits most, and cost next to nothing.
@@ -51,15 +49,18 @@ def run_detector(
     Raises:
         FileNotFoundError: The run is not finished.
     """
-    return Detector(
+    recipe = read_recipe(run)
+    detector = Detector(
         run_network(run),
         preprocess,
         calibration or Calibration(),
-        name=read_recipe(run).name,
+        name=recipe.name,
         weights_sha256=run_sha256(run),
         device=device,
         dtype=dtype,
     )
+    detector.origin = Origin(recipe.architecture, recipe.config)
+    return detector
 
 
 def run_sha256(run: str | Path) -> str:
