@@ -217,8 +217,7 @@ def _to_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
 
 
 def _planes(image: Image.Image) -> Tensor:
-    """A picture of mode RGB -> (3, H, W) uint8. Channel by channel, because turning (H, W, 3) round takes several times as
-    long, and on a large JPEG longer than decoding it."""
+    """A picture of mode RGB -> (3, H, W) uint8. Channel by channel: turning (H, W, 3) round takes longer."""
     planes = torch.empty(3, image.height, image.width, dtype=torch.uint8)
     for plane, channel in zip(planes.numpy(), "RGB"):
         plane[...] = np.frombuffer(image.tobytes("raw", channel), np.uint8).reshape(plane.shape)
