@@ -6,8 +6,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from aigidetect.layers.quantised import dequantise
-from aigidetect.models.clip_vit import from_huggingface
-from aigidetect.training.clip_tower import compact, main, read_onnx
+from aigidetect.training.clip_tower import compact, from_huggingface, main, read_onnx
 
 from .clip_case import huggingface, quantised, tiny
 

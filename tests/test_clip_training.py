@@ -72,6 +72,8 @@ def test_a_cache_holds_what_the_tower_computes(tmp_path):
     assert cache.features[2, 7, cache.columns((2, 3))].shape == (2 * 3 * 24,)
     with pytest.raises(ValueError, match="not the run"):
         cache.columns((1, 2))
+    own = cache.features[2, 7, cache.columns((2, 3), patches=False)]
+    np.testing.assert_allclose(own, torch.cat([summary(t, patches=False)[0] for t in tokens[1:]]).numpy(), atol=5e-3)
 
 
 def test_an_interrupted_cache_is_continued_to_the_same_content(tmp_path):
@@ -158,12 +160,12 @@ def test_out_of_fold_logits_never_come_from_a_head_that_saw_the_line(tmp_path):
 
 def test_pooled_features_keep_rows_and_pictures_together(tmp_path):
     _, samples, _, cache = fill(tmp_path)
-    features, labels, shown = pooled([cache, cache], [samples, samples], (3,), views=2)
+    features, labels, shown = pooled([cache, cache], [samples, samples], HeadConfig(blocks=(3,)), views=2)
     assert features.shape == (48, 72) and len(shown) == 48
     assert labels.tolist() == [float(s.label) for s in shown]
     np.testing.assert_array_equal(features[12 + 5].numpy(), cache.features[1, 5, cache.columns((3,))].astype(np.float32))
     with pytest.raises(ValueError, match="12 pictures, the data 11"):
-        pooled([cache], [samples[:-1]], (3,))
+        pooled([cache], [samples[:-1]], HeadConfig(blocks=(3,)))
 
 
 def test_a_low_rank_update_starts_at_nothing_and_merges_into_the_matrix():

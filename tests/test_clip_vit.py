@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from aigidetect.layers.quantised import dequantise
-from aigidetect.models.clip_vit import CLIPViT, build, from_huggingface
+from aigidetect.models.clip_vit import CLIPViT, build
+from aigidetect.training.clip_tower import from_huggingface
 
 from .clip_case import huggingface, quantised, tiny, tower_of
 from .parity import rules
@@ -83,8 +84,11 @@ def test_features_are_class_token_mean_and_deviation_of_every_tap():
         expected += [normed[0], normed[1:].mean(axis=0), normed[1:].std(axis=0)]
     with torch.inference_mode():
         features = network.features(view[None])
+        network.patches = False
+        of_class_tokens = network.features(view[None])
     assert features.shape == (1, 2 * 3 * 24)
     np.testing.assert_allclose(features[0].numpy(), np.concatenate(expected), atol=2e-5, rtol=1e-4)
+    np.testing.assert_allclose(of_class_tokens[0].numpy(), np.concatenate(expected[::3]), atol=2e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("hidden", [0, 5])
@@ -101,9 +105,10 @@ def test_the_head_standardises_with_its_buffers(hidden):
     assert not {"head.mean", "head.scale"} & {name for name, _ in network.named_parameters()}
 
 
+@pytest.mark.parametrize("patches", [True, False])
 @pytest.mark.parametrize("hidden", [0, 5])
-def test_gradient_reaches_every_parameter(hidden):
-    network = tiny(hidden=hidden)
+def test_gradient_reaches_every_parameter(hidden, patches):
+    network = tiny(hidden=hidden, patches=patches)
     network(views()).square().sum().backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.abs().max() > 0, name

@@ -57,6 +57,17 @@ def test_detectors_without_random_weights_have_neither_deviations_nor_columns(sa
     assert columns(tmp_path / "train.csv")[-1] == "as-is"
 
 
+def test_a_shift_leaves_out_columns_and_rows_after_the_condition(samples, tmp_path):
+    detector = Detector(Toy(), Tiles(size=32), Calibration(), device="cpu")
+    evaluate(detector, samples[:3], ["train"], tmp_path, ["q75"], shift=(1, 2))
+    facts, scores = read_evaluation(tmp_path)
+    for sample, score in zip(samples, scores):
+        seen = apply_condition(Image.open(sample.path).convert("RGB"), "q75", is_ai=sample.label == 1)
+        assert score.probability == pytest.approx(detector.predict(seen.crop((1, 2, *seen.size))).probability, rel=1e-4)
+        assert score.probability != pytest.approx(detector.predict(seen).probability, rel=1e-6)
+    assert facts["shift"] == [1, 2]
+
+
 def test_a_file_of_an_older_version_is_read_without_deviations(folder, tmp_path):
     with open(folder / "train.csv", newline="") as file:
         rows = [{k: v for k, v in row.items() if not k.startswith("deviation")} for row in csv.DictReader(file)]

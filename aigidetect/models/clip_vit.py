@@ -15,12 +15,12 @@ References:
     | https://arxiv.org/abs/2402.19091
 
 Deviations from CLIP: blocks after the cut, the last layer norm and the projection do not exist. From Ojha et al.: the
-head reads several blocks, not the last; from Koutlis & Papadopoulos: it also reads mean and deviation of the patches.
+head reads several blocks, not the last; from Koutlis & Papadopoulos: it may also read mean and deviation of the patches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -168,7 +168,7 @@ class CLIPViT(nn.Module):
     """The network of `build`, also for other sizes: (N, 3, S, S) normalised pixels -> (N, 1) logits of "AI-generated".
 
     Args:
-        blocks, taps, hidden: See `build`.
+        blocks, taps, hidden, patches: See `build`.
         width, heads, patch, image_size: See `Tower`; the defaults are those of ViT-B/16.
     """
 
@@ -178,6 +178,7 @@ class CLIPViT(nn.Module):
         blocks: int = 9,
         taps: Sequence[int] = (6, 7, 8, 9),
         hidden: int = 0,
+        patches: bool = True,
         width: int = 768,
         heads: int = 12,
         patch: int = 16,
@@ -195,22 +196,24 @@ class CLIPViT(nn.Module):
                 f"hidden = {hidden}, width = {width}, heads = {heads}, image_size = {image_size}, patch = {patch}."
             )
         self.tower = Tower(blocks, taps, width, heads, patch, image_size)
-        self.head = Head(len(taps) * 3 * width, hidden)
+        self.patches = patches
+        self.head = Head(len(taps) * (3 if patches else 1) * width, hidden)
 
     def features(self, x: Tensor) -> Tensor:
-        """What the head reads: (N, 3, S, S) -> (N, len(taps) * 3 * D).
+        """What the head reads: (N, 3, S, S) -> (N, len(taps) * 3 * D), or without `patches` (N, len(taps) * D).
 
         For every tap in turn: class token, mean and standard deviation (of the population) of the patch tokens, each of
         D channels. Before that every token is layer-normalised without parameters, so that taps have the same scale.
         """
-        return self._read(self.tower(x))
+        return self.read(self.tower(x))
 
-    def _read(self, tapped: Sequence[Tensor]) -> Tensor:
-        return torch.cat([summary(tokens) for tokens in tapped], dim=1)
+    def read(self, tapped: Sequence[Tensor]) -> Tensor:
+        """`features` of the tapped outputs: list of (N, L, D), the class token first."""
+        return torch.cat([summary(tokens, patches=self.patches) for tokens in tapped], dim=1)
 
     def evidence(self, x: Tensor) -> Tensor:
         """See `aigidetect.explain.Explainable`: what the network says of windows of patches, of each as if it were alone."""
-        return window_evidence(self.tower.embed(x), lambda tokens: self.head(self._read(self.tower.tapped(tokens))))
+        return window_evidence(self.tower.embed(x), lambda tokens: self.head(self.read(self.tower.tapped(tokens))))
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.head(self.features(x))
@@ -222,20 +225,23 @@ def normalised(tokens: Tensor) -> Tensor:
     return F.layer_norm(tokens.to(torch.promote_types(tokens.dtype, torch.float32)), tokens.shape[-1:], eps=EPSILON)
 
 
-def summary(tokens: Tensor) -> Tensor:
-    """What the head reads of one tap, see `CLIPViT.features`: (N, L, D) tokens, the class token first -> (N, 3 D)."""
+def summary(tokens: Tensor, *, patches: bool = True) -> Tensor:
+    """What the head reads of one tap, see `CLIPViT.features`: (N, L, D) tokens -> (N, 3 D), without `patches` (N, D)."""
+    if not patches:
+        return normalised(tokens[:, 0])
     normed = normalised(tokens)  # (N, L, D)
-    patches = normed[:, 1:]
-    return torch.cat((normed[:, 0], patches.mean(dim=1), patches.std(dim=1, correction=0)), dim=1)  # (N, 3 D)
+    others = normed[:, 1:]
+    return torch.cat((normed[:, 0], others.mean(dim=1), others.std(dim=1, correction=0)), dim=1)  # (N, 3 D)
 
 
-def build(*, blocks: int = 9, taps: Sequence[int] = (6, 7, 8, 9), hidden: int = 0) -> CLIPViT:
+def build(*, blocks: int = 9, taps: Sequence[int] = (6, 7, 8, 9), hidden: int = 0, patches: bool = True) -> CLIPViT:
     """CLIP ViT-B/16, cut, with a head, and with random weights.
 
     Args:
         blocks: Number of blocks kept, 1 to 12 for weights of CLIP.
         taps: Rising numbers of the blocks whose output the head reads; the first block is 1, the last tap is `blocks`.
         hidden: Width of the head's hidden layer; 0 means a linear head.
+        patches: Whether the head reads mean and deviation of the patch tokens beside the class token.
 
     Returns:
         Module (N, 3, 224, 224) float32, normalised with CLIP's mean (0.48145466, 0.4578275, 0.40821073) and standard
@@ -245,55 +251,4 @@ def build(*, blocks: int = 9, taps: Sequence[int] = (6, 7, 8, 9), hidden: int = 
     Raises:
         ValueError: Impossible taps or hidden width.
     """
-    return CLIPViT(blocks=blocks, taps=taps, hidden=hidden)
-
-
-_OUTSIDE = {
-    "embeddings.class_embedding": "class_token",
-    "embeddings.position_embedding.weight": "positions",
-    "embeddings.patch_embedding.weight": "patch.weight",
-    "pre_layrnorm.weight": "norm.weight",
-    "pre_layrnorm.bias": "norm.bias",
-}
-_INSIDE = {
-    "norm1": ("layer_norm1",),
-    "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    "out": ("self_attn.out_proj",),
-    "norm2": ("layer_norm2",),
-    "fc1": ("mlp.fc1",),
-    "fc2": ("mlp.fc2",),
-}
-# Those of a matrix in 8 bits belong to its rows, so they are joined as the rows are; see `aigidetect.layers.quantised`.
-_OPTIONAL = ("weight_scale", "weight_zero_point")
-
-
-def from_huggingface(state: Mapping[str, Tensor], blocks: int) -> dict[str, Tensor]:
-    """Image tower in the names of Hugging Face's CLIP -> `tower.*` of `build(blocks=blocks)`, the head not among them.
-
-    Args:
-        state: State dict of a CLIPModel, CLIPVisionModel or similar, under any prefix; a text tower is ignored.
-            Matrices may be in 8 bits, with `*.weight_scale` and `*.weight_zero_point` of one value per row.
-        blocks: Number of blocks to keep, at least 1.
-
-    Returns:
-        New dict; tensors keep their type.
-
-    Raises:
-        ValueError: There is no single image tower, or a tensor of the first `blocks` blocks is missing.
-    """
-    anchor = "embeddings.class_embedding"
-    prefixes = [key.removesuffix(anchor) for key in state if key.endswith(anchor)]
-    if len(prefixes) != 1:
-        raise ValueError(f"Expected one key '*{anchor}', but found {len(prefixes)} among the keys {list(state)[:5]}.")
-    groups = {ours: [theirs] for theirs, ours in _OUTSIDE.items()}
-    for number in range(blocks):
-        for ours, theirs in _INSIDE.items():
-            for part in ("weight", "bias", *_OPTIONAL):
-                names = [f"encoder.layers.{number}.{name}.{part}" for name in theirs]
-                if part not in _OPTIONAL or any(prefixes[0] + name in state for name in names):
-                    groups[f"blocks.{number}.{ours}.{part}"] = names
-    missing = [prefixes[0] + name for names in groups.values() for name in names if prefixes[0] + name not in state]
-    if missing:
-        raise ValueError(f"{len(missing)} tensors of the first {blocks} blocks are missing, such as {missing[:3]}.")
-    tensors = {ours: [state[prefixes[0] + name] for name in names] for ours, names in groups.items()}
-    return {f"tower.{ours}": parts[0] if len(parts) == 1 else torch.cat(parts) for ours, parts in tensors.items()}
+    return CLIPViT(blocks=blocks, taps=taps, hidden=hidden, patches=patches)

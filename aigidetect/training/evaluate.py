@@ -58,6 +58,7 @@ def score(
     samples: Sequence[Sample],
     conditions: Iterable[str] = CONDITIONS,
     *,
+    shift: tuple[int, int] = (0, 0),
     progress: Callable[[int], None] | bool = False,
 ) -> list[Score]:
     """Scores of all samples under all conditions; a sample that does not decode raises its ImageError.
@@ -66,6 +67,8 @@ def score(
         detector: The detector.
         samples: Labelled pictures.
         conditions: Some of `CONDITIONS`.
+        shift: Columns and rows in pixels that the detector does not see, at the left and at the top. They move the grids
+            that a network lays over the picture, of NPR and of its strides.
         progress: See `Detector.stream`.
     """
     wanted = list(conditions)
@@ -77,7 +80,8 @@ def score(
         for i, group in itertools.groupby(work, key=lambda item: item[0]):
             image = Image.fromarray(load_image(samples[i].path)[0].permute(1, 2, 0).numpy())
             for _, condition in group:
-                yield apply_condition(image, condition, is_ai=samples[i].label == AI)
+                shown = apply_condition(image, condition, is_ai=samples[i].label == AI)
+                yield shown.crop((*shift, *shown.size)) if any(shift) else shown
 
     found: dict[tuple[int, str], Score] = {}
     for (i, condition), record in zip(work, detector.stream(pictures(), on_error="raise", progress=progress)):

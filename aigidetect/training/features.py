@@ -54,8 +54,8 @@ class FeatureCache:
     done: int
     facts: dict[str, Any]
 
-    def columns(self, blocks: Sequence[int]) -> slice:
-        """Columns of `features` that hold some consecutive blocks.
+    def columns(self, blocks: Sequence[int], *, patches: bool = True) -> slice | NDArray[np.int64]:
+        """Columns of `features` that hold some consecutive blocks; without `patches` those of their class tokens.
 
         Raises:
             ValueError: The blocks are not there, or not consecutive.
@@ -64,7 +64,9 @@ class FeatureCache:
         width = self.features.shape[2] // len(self.blocks)
         for start in range(len(self.blocks)):
             if self.blocks[start : start + len(wanted)] == wanted:
-                return slice(start * width, (start + len(wanted)) * width)
+                own = np.arange(start * width, (start + len(wanted)) * width)
+                # A slice takes no memory where all columns follow each other.
+                return slice(own[0], own[-1] + 1) if patches else own.reshape(-1, 3, width // 3)[:, 0].ravel()
         raise ValueError(f"The cache holds the blocks {self.blocks}, not the run {wanted}.")
 
     @property

@@ -19,7 +19,7 @@ from ..models.clip_vit import Tower
 from .augment import HEADLINE_CONDITIONS
 from .datasets import Sample
 from .features import FeatureCache, stored_conditions
-from .heads import HeadConfig, fit_head, flat, named, out_of_fold, pooled, sample_weights
+from .heads import HeadConfig, features_for, fit_head, flat, named, out_of_fold, pooled, sample_weights
 from .metrics import bootstrap, expit, measure
 from .token_heads import POOLINGS, TokenConfig, late_tokens, tokens_out_of_fold
 
@@ -45,6 +45,7 @@ QUESTIONS = (
     "aligned",
     "attention",
     "contrast",
+    "class tokens",
 )
 POOLING = "pooling"  # answered by `pooling_rows`, for which a cache of train needs tokens
 
@@ -117,7 +118,7 @@ def _across(
 ) -> dict[str, list[float]]:
     # Without any weight there is no use in computing with them.
     used = len(caches) if config.aligned else 1
-    cut = [cache.features[: min(views, cache.complete), :, cache.columns(config.blocks)] for cache in caches[:used]]
+    cut = [features_for(cache, config, views) for cache in caches[:used]]
     aligned = list(zip(cut[1:], samples[1:used]))
     return _figures(list(out_of_fold(cut[0], samples[0], config, folds=FOLDS, aligned=aligned)), samples[0])
 
@@ -132,12 +133,12 @@ def _measure(
     val_samples: Sequence[Sample],
 ) -> dict[str, Any]:
     used = len(caches) if config.aligned else 1
-    features, labels, shown = pooled(caches[:used], samples[:used], config.blocks, views=views)
+    features, labels, shown = pooled(caches[:used], samples[:used], config, views=views)
     chosen = _subset(shown, share)
     kept = [shown[i] for i in chosen]
     head = fit_head(features[chosen], labels[chosen], sample_weights(kept, config.balance, config.aligned), config)
     with torch.inference_mode():
-        logits = [head(flat(val.features[[i]][:, :, val.columns(config.blocks)])) for i in _headline(val)]
+        logits = [head(flat(features_for(val, config)[[i]])) for i in _headline(val)]
     return {"pictures": len({s.path for s in kept}), "val": _figures([x[:, 0].numpy() for x in logits], val_samples)}
 
 

@@ -32,6 +32,7 @@ class HeadConfig:
 
     Attributes:
         blocks: Consecutive blocks whose features it reads.
+        patches: Whether these are mean and deviation of the patch tokens beside the class token.
         hidden: Width of the hidden layer; 0 is logistic regression.
         weight_decay: L2 penalty of logistic regression (on standardised features, per mean loss), or AdamW's decay.
         dropout: Share of the features, and of the hidden units, that are dropped while fitting; only with `hidden`.
@@ -49,6 +50,7 @@ class HeadConfig:
     """
 
     blocks: tuple[int, ...] = (6, 7, 8, 9)
+    patches: bool = True
     hidden: int = 0
     weight_decay: float = 1.0
     dropout: float = 0.5
@@ -221,6 +223,12 @@ def out_of_fold(
     return logits
 
 
+def features_for(cache: FeatureCache, config: HeadConfig, views: int | None = None) -> NDArray[np.float16]:
+    """What a head reads of a cache: (views, pictures, F), of at most so many views that are there for every picture."""
+    count = min(cache.complete, views or cache.complete)
+    return cache.features[:count, :, cache.columns(config.blocks, patches=config.patches)]
+
+
 def flat(features: NDArray[np.float16], pictures: NDArray[np.int64] | slice = slice(None)) -> Tensor:
     """(views, pictures, F) float16 -> (views * chosen pictures, F) float32, view by view."""
     chosen = features[:, pictures]
@@ -228,14 +236,14 @@ def flat(features: NDArray[np.float16], pictures: NDArray[np.int64] | slice = sl
 
 
 def pooled(
-    caches: Sequence[FeatureCache], samples: Sequence[Sequence[Sample]], blocks: Sequence[int], *, views: int | None = None
+    caches: Sequence[FeatureCache], samples: Sequence[Sequence[Sample]], config: HeadConfig, *, views: int | None = None
 ) -> tuple[Tensor, Tensor, list[Sample]]:
     """Features of several caches as one training set.
 
     Args:
         caches: The caches; only views that are there for every picture are used.
         samples: The pictures of each cache, in its order.
-        blocks: Consecutive blocks.
+        config: Says which features.
         views: At most so many views of each picture.
 
     Returns:
@@ -248,9 +256,8 @@ def pooled(
     for cache, part in zip(caches, samples):
         if cache.features.shape[1] != len(part):
             raise ValueError(f"The cache holds {cache.features.shape[1]} pictures, the data {len(part)}.")
-        count = min(cache.complete, views or cache.complete)
-        features.append(flat(cache.features[:count, :, cache.columns(blocks)]))
-        rows += [sample for _ in range(count) for sample in part]
+        features.append(flat(own := features_for(cache, config, views)))
+        rows += [sample for _ in own for sample in part]
     return torch.cat(features), torch.tensor([float(sample.label) for sample in rows]), rows
 
 

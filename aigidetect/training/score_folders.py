@@ -26,6 +26,7 @@ def evaluate(
     out: str | Path,
     conditions: Iterable[str] = CONDITIONS,
     *,
+    shift: tuple[int, int] = (0, 0),
     seed: int | None = None,
     progress: bool = False,
 ) -> None:
@@ -37,6 +38,7 @@ def evaluate(
         splits: Which of them to score.
         out: Folder of the scores; made if there is none.
         conditions: See `score`.
+        shift: See `score`.
         seed: Seed of the training, where it is known.
         progress: See `Detector.stream`.
 
@@ -46,9 +48,9 @@ def evaluate(
     chosen = {split: take_split(list(samples), split) for split in splits}
     (folder := Path(out)).mkdir(parents=True, exist_ok=True)
     for split, part in chosen.items():
-        write_scores(score(detector, part, conditions, progress=progress), folder / f"{split}.csv")
+        write_scores(score(detector, part, conditions, shift=shift, progress=progress), folder / f"{split}.csv")
     trained = take_split(list(samples), "train") if any(s.split == "train" for s in samples) else []
-    facts = {
+    facts: dict[str, Any] = {
         "detector": detector.name,
         "seed": seed,
         "weights_sha256": detector.weights_sha256,
@@ -58,6 +60,8 @@ def evaluate(
         "splits": list(splits),
         "train_lines": sorted({sample.line for sample in trained}),
     }
+    if any(shift):
+        facts["shift"] = list(shift)
     if isinstance(detector.network, Sampled):
         facts["draws"] = {**dataclasses.asdict(detector.draws), "calibration": facts["calibration"]}
     (folder / "evaluation.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")

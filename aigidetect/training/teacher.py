@@ -22,7 +22,7 @@ from torch import Tensor, tensor
 
 from .datasets import Sample
 from .features import FeatureCache
-from .heads import HeadConfig, out_of_fold
+from .heads import HeadConfig, features_for, out_of_fold
 from .metrics import expit
 
 Key = tuple[str, str, str]
@@ -63,7 +63,7 @@ def teach(
         ValueError: Two pictures have the same key.
     """
     used = len(caches) if config.aligned else 1
-    cut = [cache.features[: cache.complete, :, cache.columns(config.blocks)] for cache in caches[:used]]
+    cut = [features_for(cache, config) for cache in caches[:used]]
     logits = out_of_fold(cut[0], samples[0], config, folds=folds, aligned=list(zip(cut[1:], samples[1:used])))
     result = {key_of(s): Opinion(s.label, tuple(map(float, own))) for s, own in zip(samples[0], logits.T)}
     if len(result) < len(samples[0]):

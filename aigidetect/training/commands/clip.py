@@ -127,12 +127,14 @@ def _head(options: argparse.Namespace) -> None:
         raise ValueError("A head with attention can be compared, but no detector has one; leave --out or attention out.")
     if options.out:
         apart = kept_apart(samples, options.holdout)
-        features, labels, views = pooled(caches, samples, config.blocks)
+        features, labels, views = pooled(caches, samples, config)
         rows = np.concatenate([np.tile(~mask, cache.complete) for mask, cache in zip(apart, caches)])
         weights = sample_weights(list(itertools.compress(views, rows)), config.balance, config.aligned)
         head = fit_head(features[rows], labels[rows], weights, config)
         tensors = {f"head.{name}": value for name, value in head.state_dict().items()}
-        finish(options.out, options.tower, config.blocks, config.hidden, tensors, {"head": dataclasses.asdict(config)})
+        built = {"blocks": config.blocks[-1], "taps": list(config.blocks), "hidden": config.hidden}
+        built["patches"] = config.patches
+        finish(options.out, options.tower, built, tensors, {"head": dataclasses.asdict(config)})
 
 
 def _adapt(options: argparse.Namespace) -> None:
@@ -142,6 +144,7 @@ def _adapt(options: argparse.Namespace) -> None:
     from ..clip_run import facts_of, finish
     from ..export import run_network
     from ..features import open_cache
+    from ..fit import read_recipe
     from ..head_report import holdout_figures, in_words, paired_difference
     from ..heads import kept_apart
     from ..teacher import Opinion, key_of, write_teacher
@@ -171,7 +174,7 @@ def _adapt(options: argparse.Namespace) -> None:
         opinions = {key_of(s): Opinion(s.label, tuple(map(float, own))) for s, own in zip(pictures, after.T)}
         write_teacher(options.out / "holdout.csv", opinions)
     facts |= {"adapt": dataclasses.asdict(config), "steps_done": run.step}
-    finish(options.out, options.tower, facts["head"]["blocks"], facts["head"]["hidden"], load_file(adapted), facts)
+    finish(options.out, options.tower, read_recipe(options.head).config, load_file(adapted), facts)
 
 
 def _pictures(options: argparse.Namespace) -> list[list[Sample]]:

@@ -34,6 +34,8 @@ def add(commands: Commands) -> None:
     by_recipe = "JSON, only with --run; mean and std default to the recipe's"
     evaluate.add_argument("--preprocess", default=DEFAULT_PREPROCESS, help=by_recipe)
     evaluate.add_argument("--out", type=Path, default=None, help="folder of the scores; default: the run's")
+    moved = "columns and rows at the left and top that the detector does not see; see docs/training.md"
+    evaluate.add_argument("--shift", nargs=2, type=int, default=[0, 0], metavar="PIXELS", help=moved)
     evaluate.add_argument("--device", default="auto")
     evaluate.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"), help="see Detector")
 
@@ -71,8 +73,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     if out is None:
         raise ValueError("--detector needs --out, a folder for the scores.")
     seed = None if options.detector else read_recipe(options.folder).seed
-    progress = sys.stderr.isatty()
-    evaluate(_detector(options), samples, options.splits, out, options.conditions, seed=seed, progress=progress)
+    wanted, shift = (options.splits, out, options.conditions), (options.shift[0], options.shift[1])
+    evaluate(_detector(options), samples, *wanted, shift=shift, seed=seed, progress=sys.stderr.isatty())
 
 
 def _detector(options: argparse.Namespace) -> Detector:
