@@ -123,6 +123,17 @@ def test_a_logit_does_not_depend_on_its_neighbours():
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
 
 
+def test_a_tower_without_patches_at_its_end_has_the_same_class_tokens():
+    whole, short = tiny(), tiny()
+    short.tower.patches = False
+    with torch.inference_mode():
+        expected, found = whole.tower(views()), short.tower(views())
+        after = short.tower.tapped(expected[0], after=1)
+    assert [tokens.shape for tokens in found] == [expected[0].shape, (2, 1, 24)]
+    torch.testing.assert_close(found[1], expected[1][:, :1], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(after[0], found[1], atol=0, rtol=0)
+
+
 @pytest.mark.parametrize("shape", [(2, 3, 16, 12), (2, 1, 12, 12), (3, 12, 12), (2, 3, 224, 224)])
 def test_another_size_is_refused_with_the_right_one(shape):
     with pytest.raises(ValueError, match="12 x 12"):

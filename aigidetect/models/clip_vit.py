@@ -46,7 +46,7 @@ class Block(nn.Module):
         width: Channels D of a token, a multiple of `heads`.
         heads: Attention heads.
 
-    Shape: (N, L, D) -> (N, L, D).
+    Shape: (N, L, D) -> (N, L, D); with `first_only` the first of these tokens alone, (N, 1, D), at a third of the cost.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -59,16 +59,18 @@ class Block(nn.Module):
         self.fc1 = nn.Linear(width, 4 * width)
         self.fc2 = nn.Linear(4 * width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self._attention(self.norm1(x))
+    def forward(self, x: Tensor, *, first_only: bool = False) -> Tensor:
+        count = 1 if first_only else x.shape[1]
+        x = x[:, :count] + self._attention(self.norm1(x), count)
         return x + self._mlp(self.norm2(x))
 
-    def _attention(self, x: Tensor) -> Tensor:
+    def _attention(self, x: Tensor, count: int) -> Tensor:
+        """What the first `count` tokens take from all: (N, L, D) -> (N, count, D)."""
         n, length, width = x.shape
         qkv = self.qkv(x).view(n, length, 3, self.heads, width // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (N, heads, L, D / heads)
-        mixed = F.scaled_dot_product_attention(query, key, value)
-        attended: Tensor = self.out(mixed.transpose(1, 2).reshape(n, length, width))
+        mixed = F.scaled_dot_product_attention(query[:, :, :count], key, value)
+        attended: Tensor = self.out(mixed.transpose(1, 2).reshape(n, count, width))
         return attended
 
     def _mlp(self, x: Tensor) -> Tensor:
@@ -86,13 +88,17 @@ class Tower(nn.Module):
         heads: Attention heads.
         patch: Side of a patch in pixels.
         image_size: Side S of a view in pixels, a multiple of `patch`; there are L = 1 + (S / patch)^2 tokens.
+        patches: Whether the output of the last block has the patches too; without them it is (N, 1, D).
 
     Shape: (N, 3, S, S) -> list of len(taps) tensors (N, L, D), the class token first.
     """
 
-    def __init__(self, blocks: int, taps: Sequence[int], width: int, heads: int, patch: int, image_size: int) -> None:
+    def __init__(
+        self, blocks: int, taps: Sequence[int], width: int, heads: int, patch: int, image_size: int, *, patches: bool = True
+    ) -> None:
         super().__init__()
         self.taps = tuple(taps)
+        self.patches = patches
         self.image_size = image_size
         self.class_token = nn.Parameter(0.02 * torch.randn(width))
         self.positions = nn.Parameter(0.02 * torch.randn(1 + (image_size // patch) ** 2, width))
@@ -115,11 +121,14 @@ class Tower(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         return self.tapped(self.embed(x))
 
-    def tapped(self, tokens: Tensor) -> list[Tensor]:
-        """The tapped outputs for tokens of `embed`, or for some of them: (N, L', D) -> list of (N, L', D)."""
-        tokens, tapped = self.norm(tokens), []
-        for number, block in enumerate(self.blocks, start=1):
-            tokens = block(tokens)
+    def tapped(self, tokens: Tensor, *, after: int = 0) -> list[Tensor]:
+        """The tapped outputs for tokens of `embed`, or for some of them: (N, L', D) -> list of (N, L', D).
+
+        With `after`, the tokens are outputs of that block, from which the tower goes on.
+        """
+        tokens, tapped = tokens if after else self.norm(tokens), []
+        for number, block in enumerate(self.blocks[after:], start=after + 1):
+            tokens = block(tokens, first_only=not self.patches and number == len(self.blocks))
             if number in self.taps:
                 tapped.append(tokens)
         return tapped
@@ -195,7 +204,7 @@ class CLIPViT(nn.Module):
                 f"Expected hidden >= 0, width a multiple of heads, image_size a multiple of patch, but found "
                 f"hidden = {hidden}, width = {width}, heads = {heads}, image_size = {image_size}, patch = {patch}."
             )
-        self.tower = Tower(blocks, taps, width, heads, patch, image_size)
+        self.tower = Tower(blocks, taps, width, heads, patch, image_size, patches=patches)
         self.patches = patches
         self.head = Head(len(taps) * (3 if patches else 1) * width, hidden)
 

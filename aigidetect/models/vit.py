@@ -100,7 +100,9 @@ class ViT(nn.Module):
         if clip_blocks is not None and clip_blocks < 1:
             raise ValueError(f"Expected clip_blocks of at least 1, or None for no tower of CLIP, but found {clip_blocks}.")
         self.image_size, self.clip_blocks = image_size, clip_blocks
-        self.tower = Tower(clip_blocks, (clip_blocks,), width, heads, patch, image_size) if clip_blocks else None
+        self.tower = (
+            Tower(clip_blocks, (clip_blocks,), width, heads, patch, image_size, patches=False) if clip_blocks else None
+        )
         self.backbone = None if clip_blocks else _vit(width, blocks, heads, patch, image_size)
         self.local = _local_branch(width) if local else None
         if local:
@@ -115,8 +117,8 @@ class ViT(nn.Module):
             ValueError: The views have another size.
         """
         if self.tower is not None:
-            [tokens] = self.tower(x)  # (N, L, D)
-            return normalised(tokens[:, 0])
+            [first] = self.tower(x)  # (N, 1, D)
+            return normalised(first[:, 0])
         assert self.backbone is not None
         side = self.image_size
         if x.shape[1:] != (3, side, side):

@@ -162,13 +162,8 @@ class Adaptation:
 
     def logits(self, tokens: Tensor) -> Tensor:
         """(N, L, D) tokens after block `after` -> (N, 1) logits; nothing is dropped where no gradient is asked for."""
-        tower, config, tapped = self.network.tower, self.config, []
-        x = tokens.float()
         with torch.autocast("cpu", torch.bfloat16):
-            for number in range(config.after, len(tower.blocks)):
-                x = tower.blocks[number](x)
-                if number + 1 in tower.taps:
-                    tapped.append(x.float())
+            tapped = self.network.tower.tapped(tokens.float(), after=self.config.after)
         dropout = self.config.dropout if torch.is_grad_enabled() else 0.0
         logits: Tensor = self.network.head(self.network.read(tapped), dropout)
         return logits
