@@ -6,12 +6,14 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from aigidetect.models.clip_vit import Tower
 from aigidetect.training import head_report
 from aigidetect.training.__main__ import main
 from aigidetect.training.datasets import digest, read_index, take_split
 from aigidetect.training.features import join_views, open_cache
+from aigidetect.training.fit import read_recipe
 from aigidetect.training.head_tables import head_section
 from aigidetect.training.heads import HeadConfig, fit_head, out_of_fold
 from aigidetect.training.teacher import key_of, read_teacher
@@ -97,6 +99,22 @@ def test_heads_with_attention_or_contrast_are_compared_and_not_shipped(way, tmp_
     assert main([*way, "--config", json.dumps(wide), "--out", str(tmp_path / "run")]) == 2
     assert main([*way, "--config", '{"attention": true}']) == 2
     assert "hidden" in capsys.readouterr().err
+
+
+def test_a_head_on_class_tokens_is_compared_and_finishes_a_run_that_says_so(way, train, tmp_path):
+    report, tower, out = tmp_path / "report.json", tmp_path / "tower.safetensors", tmp_path / "run"
+    assert main([*way, "--val", str(tmp_path / "val"), "--questions", "class tokens", "--report", str(report)]) == 0
+    settings = [row["config"] for row in json.loads(report.read_text())["rows"]]
+    assert 2 < sum("patches=False" in text for text in settings) < len(settings)
+    assert "### Class tokens alone" in head_section(report)
+    save_file({f"tower.blocks.{n}.norm1.weight": torch.ones(WIDTH) for n in range(12)}, tower)
+    config = '{"patches": false, "hidden": 4, "epochs": 1, "blocks": [8, 9]}'
+    assert main([*("head", "--tower", str(tower)), *way[3:], "--config", config, "--out", str(out)]) == 0
+    assert read_recipe(out).config == {"blocks": 9, "taps": [8, 9], "hidden": 4, "patches": False}
+    state = load_file(out / "model.safetensors")
+    assert state["head.hidden.weight"].shape == (4, 2 * WIDTH) and len(state) == 9 + 6
+    class_tokens = open_cache(tmp_path / "train").features[..., [3 * 3 * WIDTH, 3 * 3 * WIDTH + 1]].astype(np.float32)
+    torch.testing.assert_close(state["head.mean"][:WIDTH], torch.from_numpy(class_tokens).mean(dim=(0, 1)))
 
 
 @pytest.mark.parametrize("options", [{"attention": True}, {"contrast": 0.5}])

@@ -199,7 +199,17 @@ def _plan(views: int) -> list[tuple[str, HeadConfig, float, int]]:
         own = dataclasses.replace(wide, seed=seed)
         plan += [("attention", dataclasses.replace(own, attention=on), 1.0, views) for on in (False, True)]
         plan += [("contrast", dataclasses.replace(own, contrast=weight), 1.0, views) for weight in CONTRASTS]
-    return plan
+    return plan + [("class tokens", config, 1.0, views) for config in _class_token_heads(wide)]
+
+
+def _class_token_heads(wide: HeadConfig) -> list[HeadConfig]:
+    """With and without the patches, then one change at a time without them."""
+    both = dataclasses.replace(wide, dropout=0.3, aligned=0.0)
+    plain = dataclasses.replace(both, patches=False)
+    seeds = [dataclasses.replace(one, seed=seed) for one in (both, plain) for seed in SEEDS]
+    changes = [dataclasses.replace(plain, blocks=blocks) for blocks in ((9,), (8, 9))]
+    changes += [dataclasses.replace(plain, dropout=dropout) for dropout in (0.1, 0.5)]
+    return seeds + [*changes, dataclasses.replace(plain, aligned=2.0)]
 
 
 def _subset(shown: Sequence[Sample], share: float) -> NDArray[np.int64]:

@@ -20,6 +20,7 @@ _TITLES = {
     "aligned": "Weight of aligned fakes, see [aligned.md](aligned.md)",
     "attention": "Blocks weighed against each other (Koutlis & Papadopoulos, 2024)",
     "contrast": "A supervised contrastive loss beside the cross entropy",
+    "class tokens": "Class tokens alone, or with mean and deviation of the patches",
     "pooling": "Every patch of a view read by itself, and pooled afterwards",
 }
 _INTRODUCTION = """## Heads on the frozen tower of `vit-clip`
