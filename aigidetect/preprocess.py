@@ -2,7 +2,7 @@
 
 Three kinds, which a manifest entry names by `kind`:
 
-    tiles        native pixels, cut into squares; nothing is ever resampled
+    tiles        native pixels, cut into squares; with `scales` below 1 also larger squares, shrunk
     whole        the whole picture at its native size, for networks that take any; one view (1, 3, H, W)
     squash-crop  the report's: squashed to 256x256, centre 224
 """
@@ -98,9 +98,11 @@ class Tiles:
     right and lower edge.
 
     Attributes:
-        size: Side of a tile in pixels.
-        max_tiles: Most tiles a picture is cut into.
+        size: Side of a view in pixels.
+        max_tiles: Most tiles a picture is cut into, at each scale.
         choose: Which tiles of a large picture.
+        scales: For each of them the picture is cut anew. At 1 views are native pixels; below it they are tiles of
+            `round(size / scale)` pixels, shrunk (bicubic, antialiased), which show more of the picture.
         mean: Normalisation, see `normalise`.
         std: Normalisation, see `normalise`.
     """
@@ -109,6 +111,7 @@ class Tiles:
     size: int = 224
     max_tiles: int = 9
     choose: Literal["spread", "texture"] = "spread"
+    scales: tuple[float, ...] = (1.0,)
     mean: RGB = IMAGENET_MEAN
     std: RGB = IMAGENET_STD
 
@@ -118,6 +121,8 @@ class Tiles:
                 f"Expected size >= 4, max_tiles >= 1 and choose 'spread' or 'texture', but got {self.size}, "
                 f"{self.max_tiles} and {self.choose!r}."
             )
+        if not self.scales or not all(0 < scale <= 1 for scale in self.scales):
+            raise ValueError(f"Expected one or more scales above 0 and up to 1, but got {self.scales}.")
 
     def corners(self, height: int, width: int) -> list[tuple[int, int]]:
         """(top, left) of each tile of a padded picture's even grid, row by row; all of them for `"texture"`."""
@@ -136,7 +141,7 @@ class Tiles:
         return [free * i // (count - 1) for i in range(count)]
 
     def boxes(self, pixels: Tensor) -> list[tuple[int, int]]:
-        """(top, left) of each view of `__call__`, in view order, in pixels of the padded picture."""
+        """(top, left) of each tile at the scale 1, in view order, in pixels of the padded picture."""
         pixels = pad_to(pixels, self.size)
         corners = self.corners(*pixels.shape[-2:])
         if len(corners) <= self.max_tiles:
@@ -146,16 +151,29 @@ class Tiles:
         return [corners[i] for i in sorted(best)]
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        padded = pad_to(pixels, self.size)
-        tiles = [padded[:, top : top + self.size, left : left + self.size] for top, left in self.boxes(padded)]
-        return normalise(torch.stack(tiles), self.mean, self.std)
+        views = []
+        for cut in self._cuts():
+            padded, side = pad_to(pixels, cut.size), cut.size
+            tiles = [padded[:, top : top + side, left : left + side] for top, left in cut.boxes(padded)]
+            views += tiles if side == self.size else [_resized(tile, self.size) for tile in tiles]
+        return normalise(torch.stack(views), self.mean, self.std)
 
     def regions(self, pixels: Tensor) -> list[Region]:
         """See `Located`."""
-        return [(top, left, top + self.size, left + self.size) for top, left in self.boxes(pixels)]
+        return [(top, left, top + cut.size, left + cut.size) for cut in self._cuts() for top, left in cut.boxes(pixels)]
+
+    def _cuts(self) -> list[Tiles]:
+        return [dataclasses.replace(self, size=round(self.size / scale), scales=(1.0,)) for scale in self.scales]
 
     def to_dict(self) -> dict[str, Any]:
         return {"kind": self.kind, **dataclasses.asdict(self)}
+
+
+def _resized(pixels: Tensor, size: int) -> Tensor:
+    """(3, H, W) uint8 -> (3, size, size) uint8, as Pillow does it (bicubic, antialiased), on every machine alike."""
+    image = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+    resized = np.array(image.resize((size, size), Image.Resampling.BICUBIC))
+    return torch.from_numpy(resized).permute(2, 0, 1)
 
 
 def _texture(tile: Tensor) -> float:

@@ -43,6 +43,20 @@ def test_texture_takes_the_tiles_with_the_most_of_it():
     assert Tiles(size=16, max_tiles=1, choose="texture").boxes(pixels) == [(32, 16)]
 
 
+@settings(max_examples=30, deadline=None)
+@given(h=st.integers(1, 90), w=st.integers(1, 90), cap=st.integers(1, 4))
+def test_a_scale_below_one_shrinks_larger_tiles_and_says_where_they_lie(h, w, cap):
+    tiles, pixels = Tiles(size=16, max_tiles=cap, scales=(1.0, 0.5)), picture(h, w)
+    views, regions, large = tiles(pixels), tiles.regions(pixels), Tiles(size=32, max_tiles=cap)
+    native = Tiles(size=16, max_tiles=cap)(pixels)
+    assert torch.equal(views[: len(native)], native) and len(views) == len(regions) == len(native) + len(large(pixels))
+    padded = pad_to(pixels, 32).permute(1, 2, 0).numpy()
+    for view, (top, left, bottom, right) in zip(views[len(native) :], regions[len(native) :]):
+        assert (bottom - top, right - left) == (32, 32)
+        tile = Image.fromarray(padded[top:bottom, left:right]).resize((16, 16), Image.Resampling.BICUBIC)
+        assert torch.equal(view, normalise(torch.from_numpy(np.array(tile)).permute(2, 0, 1)))
+
+
 def test_a_large_picture_costs_no_more_than_the_cap():
     assert len(Tiles(size=16, max_tiles=9)(picture(2000, 1200))) <= 9
 
@@ -85,7 +99,8 @@ def test_a_small_whole_picture_is_mirrored_evenly_at_both_edges(shape):
 
 
 @pytest.mark.parametrize(
-    "preprocess", [Tiles(size=96, max_tiles=4, choose="texture"), Whole(min_size=64), SquashCrop(resize=64, crop=32)]
+    "preprocess",
+    [Tiles(size=96, max_tiles=4, choose="texture", scales=(1.0, 0.5)), Whole(min_size=64), SquashCrop(resize=64, crop=32)],
 )
 def test_facts_make_an_equal_preprocessing(preprocess):
     facts = {key: list(value) if isinstance(value, tuple) else value for key, value in preprocess.to_dict().items()}
@@ -99,6 +114,8 @@ def test_facts_make_an_equal_preprocessing(preprocess):
         ({"kind": "tiles", "sise": 3}, "sise"),
         ({"kind": "tiles", "size": 2}, "size >= 4"),
         ({"kind": "tiles", "choose": "best"}, "texture"),
+        ({"kind": "tiles", "scales": []}, "one or more scales"),
+        ({"kind": "tiles", "scales": [1.0, 1.5]}, "up to 1"),
         ({"kind": "whole", "min_size": 0}, "min_size >= 1"),
         ({"kind": "squash-crop", "crop": 300}, "crop <= resize"),
         ({}, "tiles, whole, squash-crop"),

@@ -256,17 +256,17 @@ def tiny_genimage(root, layout, generators):
 
 def test_tiny_genimage_as_distributed_gives_tables_7_and_8_with_a_warning(tmp_path, capsys):
     root, out = tiny_genimage(tmp_path / "data", "kaggle", GENERATORS), tmp_path / "out"
-    detectors = ["--detectors", "resnet50", "npr-ms-ca"]
+    detectors = ["--detectors", "cvt-13", "npr-ms-ca"]
     assert main(["tiny-genimage", str(root), *detectors, "--out", str(out), "--device", "cpu"]) == 0
     page = capsys.readouterr().out
     assert "**Warning**" in page and re.search(r"\| format \| [\d.]+ \| SHORTCUT \|", page)
     as_is, equal = page.split("## Condition q96")
     for part, condition in ((as_is, "as-is"), (equal, "q96")):
         rows = markdown_rows(part, "|")
-        assert ["resnet50", "no weights", "-", "-", "-", "-"] in rows and f"condition `{condition}`" in part
+        assert ["cvt-13", "no weights", "-", "-", "-", "-"] in rows and f"condition `{condition}`" in part
         assert {row[0] for row in rows if row[1:2] == ["npr-ms-ca@1"]} == {"npr-ms-ca@1", *GENERATORS}
         assert all(row[-1] == "8" for row in rows if row[1:2] == ["npr-ms-ca@1"] and row[0] in GENERATORS)
-        assert "`resnet50` was not measured: " in part and "no published weights" in part
+        assert "`cvt-13` was not measured: " in part and "no published weights" in part
     assert "Read these figures" in equal and "Read these figures" not in as_is
     assert main(["tables", str(out / "npr-ms-ca"), "--condition", "q96", "--numbers", "8"]) == 0
     again = [row for row in markdown_rows(capsys.readouterr().out, "|") if row[1] == "npr-ms-ca@1"]

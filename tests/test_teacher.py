@@ -106,3 +106,12 @@ def test_a_run_is_not_continued_from_another_start_nor_begun_with_another_networ
         fit(SMALL, samples, tmp_path / "run", start=tmp_path / "b.safetensors")
     with pytest.raises(WeightsMismatch, match="do not fit"):
         fit(SMALL, samples, tmp_path / "other", start=tmp_path / "c.safetensors")
+
+
+def test_opinions_are_pooled_as_a_detector_pools_its_views():
+    opinion = Opinion(1, (1.0, 3.0, -2.0, 4.0, 9.0))
+    assert (
+        opinion.pooled(1) == opinion and opinion.pooled(2) == Opinion(1, (2.0, 1.0)) and opinion.pooled(5).logits == (3.0,)
+    )
+    with pytest.raises(ValueError, match="1 to 5 views"):
+        opinion.pooled(6)

@@ -46,6 +46,17 @@ class Opinion:
     label: int
     logits: tuple[float, ...]
 
+    def pooled(self, views: int) -> Opinion:
+        """Means of so many views each, as a detector has them that pools as many; views left over are left out.
+
+        Raises:
+            ValueError: There are fewer views.
+        """
+        if not 1 <= views <= len(self.logits):
+            raise ValueError(f"Expected 1 to {len(self.logits)} views, as there are, but got {views}.")
+        starts = range(0, len(self.logits) - views + 1, views)
+        return Opinion(self.label, tuple(sum(self.logits[i : i + views]) / views for i in starts))
+
 
 def teach(
     caches: Sequence[FeatureCache], samples: Sequence[Sequence[Sample]], config: HeadConfig, *, folds: int = 5

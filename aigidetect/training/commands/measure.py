@@ -46,6 +46,8 @@ def add(commands: Commands) -> None:
 
     across = "file of head --teach: also calibrate on training pictures whose line or source the head had not seen"
     calibrate.add_argument("--across", default=None, type=Path, help=across)
+    like = "mean of so many views of a picture in --across, for a detector that pools as many (default: 1)"
+    calibrate.add_argument("--across-views", default=1, type=int, metavar="N", help=like)
     by_quality = "print what a calibration by blockiness of the pictures would give; needs --data"
     calibrate.add_argument("--by-quality", action="store_true", help=by_quality)
     calibrate.add_argument("--data", nargs="+", default=[], type=Path, help=DATA)
@@ -108,7 +110,8 @@ def _calibrate(options: argparse.Namespace) -> None:
     from ..teacher import read_teacher
 
     scores = read_scores(options.folder / "val.csv", Calibration())
-    across = list(read_teacher(options.across).values()) if options.across else []
+    opinions = read_teacher(options.across).values() if options.across else []
+    across = [opinion.pooled(options.across_views) for opinion in opinions]
     calibration = calibrate(scores, fprs=options.fprs, across=across)
     write_json(options.folder / "calibration.json", calibration.to_dict())
     # What is stored are logits, so these scores are from now on those of the calibrated detector.
