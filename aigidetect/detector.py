@@ -141,7 +141,8 @@ class Detector(Pretrained):
             workers: Threads that decode.
             on_error: `"record"` yields a Failure for an input without score; `"raise"` raises its error there.
             recursive: Whether folders are searched to the bottom.
-            fpr, stability: See `predict`.
+            fpr: See `predict`.
+            stability: See `predict`.
             progress: True shows a bar on stderr; a function is called with the number of records so far.
             isolate: Seconds for each path or bytes, which then are decoded in `workers` processes instead of this one: one
                 that dies or takes longer becomes a Failure. None: no processes, no limit. See `aigidetect.isolation`.

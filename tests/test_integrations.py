@@ -1,4 +1,4 @@
-"""The blocks of docs/integrations.md, as a reader runs them."""
+"""What the blocks of docs/integrations.md answer; that they run is shown in test_documentation.py."""
 
 import re
 from pathlib import Path
@@ -15,13 +15,6 @@ def run(block, tmp_path, monkeypatch):
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
     exec(compile(block, "docs/integrations.md", "exec"), {})
-
-
-@pytest.mark.parametrize("block", [block for block in BLOCKS if "onnxruntime" not in block])
-def test_the_blocks_run(block, tmp_path, monkeypatch):
-    if "to_frame" in block:
-        pytest.importorskip("pandas", reason="pandas is needed for frames")
-    run(block, tmp_path, monkeypatch)
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ The way of a detector:
     tables scores/npr-ms-ca-1                               the report's tables 4-8, its own numbers beside ours
     tiny-genimage FOLDER                                    its tables 7 and 8, measured on a folder of Tiny-GenImage
     collages --data DATA                                    how often heat maps find the generated half of a picture
+    figures, detectors                                      figures and the page of detectors in docs/
     uncertainty scores/resnet50-1 scores/resnet50-bnn-1 --out docs/uncertainty.md   what a Bayesian head changes and knows
 """
 
@@ -28,7 +29,20 @@ from collections.abc import Sequence
 import torch
 
 from ..errors import AigidetectError
-from .commands import aligned, autoencoder, clip, collages, measure, publish, ship, tables, tiny_genimage, train, uncertainty
+from .commands import (
+    aligned,
+    autoencoder,
+    clip,
+    collages,
+    measure,
+    pages,
+    publish,
+    ship,
+    tables,
+    tiny_genimage,
+    train,
+    uncertainty,
+)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -37,7 +51,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--threads", type=int, default=None, help="threads of torch; default: all cores")
     commands = parser.add_subparsers(dest="command", required=True)
-    for module in (train, autoencoder, aligned, clip, measure, ship, publish, tables, tiny_genimage, uncertainty, collages):
+    for module in (
+        train,
+        autoencoder,
+        aligned,
+        clip,
+        measure,
+        ship,
+        publish,
+        tables,
+        tiny_genimage,
+        uncertainty,
+        collages,
+        pages,
+    ):
         module.add(commands)
     return parser
 

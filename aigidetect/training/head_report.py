@@ -209,7 +209,7 @@ def _class_token_heads(wide: HeadConfig) -> list[HeadConfig]:
     seeds = [dataclasses.replace(one, seed=seed) for one in (both, plain) for seed in SEEDS]
     changes = [dataclasses.replace(plain, blocks=blocks) for blocks in ((9,), (8, 9))]
     changes += [dataclasses.replace(plain, dropout=dropout) for dropout in (0.1, 0.5)]
-    return seeds + [*changes, dataclasses.replace(plain, aligned=2.0)]
+    return [*seeds, *changes, dataclasses.replace(plain, aligned=2.0)]
 
 
 def _subset(shown: Sequence[Sample], share: float) -> NDArray[np.int64]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .evaluate import Score
+from .plotting import COLOURS, MARKERS, new_figure, save_png
 from .report_tables import by_generator, figures, mean_figures, report_table
 
 _METRICS = {
@@ -58,10 +59,6 @@ def draw_radar(evaluations: Mapping[str, Sequence[Score]], path: str | Path) -> 
     Raises:
         ModuleNotFoundError: matplotlib is missing; the message says how to get it.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ModuleNotFoundError("The radar chart needs matplotlib: pip install 'aigidetect[plots]'.") from error
     # With one or two axes a polygon is a line, and with many their names cover each other.
     shown = []
     for panel in panels(evaluations):
@@ -69,20 +66,24 @@ def draw_radar(evaluations: Mapping[str, Sequence[Score]], path: str | Path) -> 
             shown.append(panel)
         else:
             logging.warning("The chart leaves out %r: %d axes, and only 3 to 24 can be read.", panel[0], len(panel[1]))
-    figure = Figure(figsize=(7 * len(shown), 6.5), layout="constrained")
+    figure = new_figure(6 * len(shown), 5.6)
     for index, panel in enumerate(shown, start=1):
         _draw(figure.add_subplot(1, len(shown), index, projection="polar"), panel, list(shown[0][2]))
-    figure.savefig(path, format="png", dpi=110)
+    save_png(figure, path)
 
 
 def _draw(axes: Any, panel: Panel, labels: Sequence[str]) -> None:
     title, names, polygons = panel
     angles = 2 * np.pi * np.arange(len(names) + 1) / len(names)
     for label, values in polygons.items():
-        style = "--" if label.startswith("report") else "-"
-        # A detector keeps its colour in both panels.
-        axes.plot(angles, [*values, values[0]], style, color=f"C{labels.index(label)}", label=label)
+        # A detector keeps its colour and its marker in both panels. The report is the first label, in grey.
+        place = (labels.index(label) - 1) % len(COLOURS)
+        style = {"linestyle": "-", "color": COLOURS[place], "marker": MARKERS[place], "markersize": 4}
+        if label.startswith("report"):
+            style = {"linestyle": "--", "color": "0.45"}
+        axes.plot(angles, [*values, values[0]], label=label, **style)
     axes.set_xticks(angles[:-1], names)
+    axes.tick_params(axis="x", pad=24)
     axes.set_ylim(0, 100)
     axes.set_title(title)
     axes.legend(loc="lower right", bbox_to_anchor=(1.1, -0.1), fontsize="small")
