@@ -25,7 +25,7 @@ from .preprocess import Preprocess
 
 Labels = list[dict[str, Any]]
 
-_PARTS = {"image": ImageInfo, "uncertainty": Uncertainty, "stability": Stability}
+PARTS = {"image": ImageInfo, "uncertainty": Uncertainty, "stability": Stability}
 
 
 @dataclass(frozen=True)
@@ -189,13 +189,14 @@ class Conventions:
             import pandas
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError("to_frame needs pandas: pip install 'aigidetect[pandas]'", name="pandas") from error
-        return pandas.DataFrame([_row(record) for record in self.stream(source, **options)], columns=_columns())
+        return pandas.DataFrame([record_row(record) for record in self.stream(source, **options)], columns=record_columns())
 
 
-def _columns() -> list[str]:
+def record_columns() -> list[str]:
+    """Names of the columns of a table of records, see `Conventions.to_frame`."""
     names = []
     for field in dataclasses.fields(Prediction):
-        parts = dataclasses.fields(_PARTS[field.name]) if field.name in _PARTS else ()
+        parts = dataclasses.fields(PARTS[field.name]) if field.name in PARTS else ()
         names += [_column(field.name, part.name) for part in parts] or [field.name]
     return [*names, "error", "message"]
 
@@ -204,8 +205,9 @@ def _column(field: str, part: str) -> str:
     return part if field == "image" else f"{field}_{part}"
 
 
-def _row(record: Prediction | Failure) -> dict[str, Any]:
+def record_row(record: Prediction | Failure) -> dict[str, Any]:
+    """One record as column -> value; columns that it has nothing for are left out."""
     row = record.to_dict()
-    for field in _PARTS:
+    for field in PARTS:
         row |= {_column(field, part): value for part, value in (row.pop(field, None) or {}).items()}
     return row

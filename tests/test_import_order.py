@@ -10,9 +10,10 @@ ORDER = [
     "errors", "prediction", "calibration", "files", "jpeg", "containers", "tiff", "images", "provenance", "sources",
     "preprocess", "state", "layers", "models", "json_fields", "manifest", "hub", "weights", "convert", "convert_spai",
     "convert_transformers", "unpickle", "checkpoint", "foreign", "convert_file", "fetch_foreign", "explain", "uncertainty",
-    "stability", "prepare", "isolation", "pipeline", "conventions", "entries",
-    "selftest", "config", "pretrained", "detector", "exporting", "installed", "registry", "lines", "output",
-    "heatmaps", "report", "completion", "help", "predict_command", "report_command", "export_command",
+    "stability", "prepare", "isolation", "pipeline", "engine", "conventions", "entries",
+    "selftest", "config", "pretrained", "detector", "exporting", "backends", "installed", "registry", "lines", "output",
+    "heatmaps", "report", "demo", "integrations", "completion", "help", "predict_command", "report_command",
+    "export_command", "demo_command",
     "__init__", "training", "cli", "__main__",
 ]  # fmt: skip
 
@@ -72,7 +73,7 @@ def test_the_detector_knows_no_names_and_no_files():
 def test_importing_the_package_loads_no_model_no_training_and_no_hub_client():
     code = "import torch, sys; before = set(sys.modules); import aigidetect; print('\\n'.join(set(sys.modules) - before))"
     loaded = set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
-    assert not loaded & {"huggingface_hub", "sklearn", "torchvision", "tqdm", "httpx", "socket"}
+    assert not loaded & {"huggingface_hub", "sklearn", "torchvision", "tqdm", "httpx", "socket", "ray", "pyarrow", "gradio"}
     assert not {name for name in loaded if name.startswith(("aigidetect.training", "aigidetect.models.", "aigidetect.cli"))}
     foreign = ("unpickle", "checkpoint", "convert", "convert_file", "fetch_foreign")
     assert not {f"aigidetect.{name}" for name in foreign} & loaded
