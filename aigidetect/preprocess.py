@@ -101,8 +101,9 @@ class Tiles:
         size: Side of a view in pixels.
         max_tiles: Most tiles a picture is cut into, at each scale.
         choose: Which tiles of a large picture.
-        scales: For each of them the picture is cut anew. At 1 views are native pixels; below it they are tiles of
-            `round(size / scale)` pixels, shrunk (bicubic, antialiased), which show more of the picture.
+        scales: For each of them the picture is cut anew. At 1, which has to be among them, views are native pixels; below it
+            they are tiles of `round(size / scale)` pixels, shrunk (bicubic, antialiased), which show more of the picture. A
+            picture with a side shorter than `size` is cut at 1 only: more of it there is not.
         mean: Normalisation, see `normalise`.
         std: Normalisation, see `normalise`.
     """
@@ -121,8 +122,8 @@ class Tiles:
                 f"Expected size >= 4, max_tiles >= 1 and choose 'spread' or 'texture', but got {self.size}, "
                 f"{self.max_tiles} and {self.choose!r}."
             )
-        if not self.scales or not all(0 < scale <= 1 for scale in self.scales):
-            raise ValueError(f"Expected one or more scales above 0 and up to 1, but got {self.scales}.")
+        if 1 not in self.scales or not all(0 < scale <= 1 for scale in self.scales):
+            raise ValueError(f"Expected scales above 0 and up to 1, and 1 among them, but got {self.scales}.")
 
     def corners(self, height: int, width: int) -> list[tuple[int, int]]:
         """(top, left) of each tile of a padded picture's even grid, row by row; all of them for `"texture"`."""
@@ -152,7 +153,7 @@ class Tiles:
 
     def __call__(self, pixels: Tensor) -> Tensor:
         views = []
-        for cut in self._cuts():
+        for cut in self._cuts(pixels):
             padded, side = pad_to(pixels, cut.size), cut.size
             tiles = [padded[:, top : top + side, left : left + side] for top, left in cut.boxes(padded)]
             views += tiles if side == self.size else [_resized(tile, self.size) for tile in tiles]
@@ -160,10 +161,13 @@ class Tiles:
 
     def regions(self, pixels: Tensor) -> list[Region]:
         """See `Located`."""
-        return [(top, left, top + cut.size, left + cut.size) for cut in self._cuts() for top, left in cut.boxes(pixels)]
+        return [
+            (top, left, top + cut.size, left + cut.size) for cut in self._cuts(pixels) for top, left in cut.boxes(pixels)
+        ]
 
-    def _cuts(self) -> list[Tiles]:
-        return [dataclasses.replace(self, size=round(self.size / scale), scales=(1.0,)) for scale in self.scales]
+    def _cuts(self, pixels: Tensor) -> list[Tiles]:
+        scales = self.scales if min(pixels.shape[-2:]) >= self.size else (1.0,)
+        return [dataclasses.replace(self, size=round(self.size / scale), scales=(1.0,)) for scale in scales]
 
     def to_dict(self) -> dict[str, Any]:
         return {"kind": self.kind, **dataclasses.asdict(self)}
