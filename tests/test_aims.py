@@ -18,7 +18,7 @@ from .test_tables import markdown_rows, scores_of, write_folder
 @pytest.fixture
 def folder(tmp_path):
     scores = scores_of(0.8, split="test_unseen", conditions=HEADLINE_CONDITIONS, n=5, generators=("a", "b"))
-    return write_folder(tmp_path / "scores", "vit-clip@2", scores)
+    return write_folder(tmp_path / "scores", "vit-clip@3", scores)
 
 
 def write_aims(tmp_path, *aims):
@@ -46,23 +46,23 @@ def test_the_results_and_the_manifest_say_which_aims_were_missed(folder, tmp_pat
     manifest.write_bytes((Path(__file__).parent.parent / "weights_manifest.json").read_bytes())
     options = ["--aims", str(aims), "--draws", "5", "--manifest", str(manifest)]
     assert main(["results", str(folder), *options, "--out", str(out)]) == 0
-    rows = markdown_rows(out.read_text(encoding="utf-8"), "| vit-clip@2 | test_unseen | balanced")
+    rows = markdown_rows(out.read_text(encoding="utf-8"), "| vit-clip@3 | test_unseen | balanced")
     assert [(row[2], row[3].split()[0], row[4]) for row in rows] == [
         ("balanced accuracy at least 0.9", "0.800", "**no**"),
         ("balanced accuracy at least 0.7", "0.800", "yes"),
     ]
-    [missed] = json.loads(manifest.read_text())["detectors"]["vit-clip@2"]["provenance"]["aims_not_reached"]
+    [missed] = json.loads(manifest.read_text())["detectors"]["vit-clip@3"]["provenance"]["aims_not_reached"]
     assert missed.startswith("test_unseen: balanced accuracy at least 0.9, measured 0.800") and "not reached" in missed
-    card = str(model_card(load_manifest(manifest).get("vit-clip@2"), "owner/name"))
+    card = str(model_card(load_manifest(manifest).get("vit-clip@3"), "owner/name"))
     assert f"**An aim that was not reached.** {missed}." in card
 
 
 def test_aims_that_are_reached_later_leave_the_manifest(folder, tmp_path):
     manifest = tmp_path / "manifest.json"
-    manifest.write_text(json.dumps({"detectors": {"vit-clip@2": {"provenance": {"aims_not_reached": ["old"]}}}}))
+    manifest.write_text(json.dumps({"detectors": {"vit-clip@3": {"provenance": {"aims_not_reached": ["old"]}}}}))
     found = outcomes(write_aims(tmp_path, of("vit-clip", "balanced_accuracy", at_least=0.7)), [folder], draws=2)
     write_shortfalls(manifest, found)
-    assert json.loads(manifest.read_text())["detectors"]["vit-clip@2"]["provenance"]["aims_not_reached"] == []
+    assert json.loads(manifest.read_text())["detectors"]["vit-clip@3"]["provenance"]["aims_not_reached"] == []
     assert "| yes |" in aims_section(found)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from aigidetect.models.clip_vit import Tower
+from aigidetect.models.clip_vit import CLIP_MEAN, CLIP_STD, Tower
 from aigidetect.training import head_report
 from aigidetect.training.__main__ import main
 from aigidetect.training.datasets import digest, read_index, take_split
@@ -111,6 +111,7 @@ def test_a_head_on_class_tokens_is_compared_and_finishes_a_run_that_says_so(way,
     config = '{"patches": false, "hidden": 4, "epochs": 1, "blocks": [8, 9]}'
     assert main([*("head", "--tower", str(tower)), *way[3:], "--config", config, "--out", str(out)]) == 0
     assert read_recipe(out).config == {"blocks": 9, "taps": [8, 9], "hidden": 4, "patches": False}
+    assert (read_recipe(out).mean, read_recipe(out).std) == (CLIP_MEAN, CLIP_STD)
     state = load_file(out / "model.safetensors")
     assert state["head.hidden.weight"].shape == (4, 2 * WIDTH) and len(state) == 9 + 6
     class_tokens = open_cache(tmp_path / "train").features[..., [3 * 3 * WIDTH, 3 * 3 * WIDTH + 1]].astype(np.float32)

@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..models.clip_vit import CLIP_MEAN, CLIP_STD
 from .recipe import Recipe
 
 
@@ -40,7 +41,8 @@ def finish(
     with safe_open(tower, framework="pt") as file:
         origin = file.metadata() or {}
     kept = cut_tower(load_file(tower), config["blocks"])
-    recipe = Recipe(name="vit-clip", architecture="clip_vit", config=dict(config))
+    # The views of the caches have CLIP's normalisation, and `evaluate` takes that of the recipe.
+    recipe = Recipe(name="vit-clip", architecture="clip_vit", config=dict(config), mean=CLIP_MEAN, std=CLIP_STD)
     (out / "recipe.json").write_text(recipe.to_json() + "\n", encoding="utf-8")
     (out / "facts.json").write_text(json.dumps({**facts, "tower": origin}, indent=1) + "\n", encoding="utf-8")
     state = {name: value.contiguous() for name, value in sorted({**kept, **tensors}.items())}
