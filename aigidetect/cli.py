@@ -1,4 +1,4 @@
-"""`aigidetect predict | report | list | fetch | verify | convert | export | completion`.
+"""`aigidetect predict | report | demo | list | fetch | verify | convert | export | completion`.
 
 Records go to stdout (or `--output`), one for each input in input order; progress and messages go to stderr. The exit status
 is explained in `help.py`.
@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from . import export_command, predict_command, report_command
+from . import demo_command, export_command, predict_command, report_command
 from .errors import AigidetectError, OutputError
 
 
@@ -35,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
 
     predict_command.add(commands)
     report_command.add(commands)
+    demo_command.add(commands)
     commands.add_parser("list", help="show all detectors, and where their weights are")
     fetch = commands.add_parser("fetch", help="download weights for later use, also those that others published")
     fetch.add_argument("names", nargs="+", metavar="NAME")
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     commands = {"predict": predict_command.run, "list": _list, "fetch": _fetch, "verify": _verify, "convert": _convert}
-    commands |= {"report": report_command.run, "export": export_command.run}
+    commands |= {"report": report_command.run, "demo": demo_command.run, "export": export_command.run}
     commands["completion"] = lambda options: _completion(parser, options.shell)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A name that the console's encoding lacks, as on Windows, must not end the run.
@@ -77,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _silence_stdout()
         print(f"aigidetect: {error}", file=sys.stderr)
         return 3
-    except (AigidetectError, ValueError) as error:
+    except (AigidetectError, ModuleNotFoundError, ValueError) as error:
         print(f"aigidetect: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, overload
 
@@ -13,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from .calibration import Calibration, sigmoid
+from .engine import Engine
 from .errors import WeightsError
 from .explain import Explanation, find_explainers, make_explanation
 from .images import load_image
 from .isolation import Isolation
 from .layers.folding import fold_batch_norms
-from .pipeline import keep_freed_memory, map_in_order, show_progress, survive_fork
+from .pipeline import check_options, keep_freed_memory, map_in_order, show_progress, survive_fork
 from .prediction import Failure, Prediction
 from .prepare import Broken, Ready, prepare
 from .preprocess import Preprocess
@@ -46,6 +46,9 @@ class Detector(Pretrained):
         dtype: What the network computes in. None means float32. `torch.bfloat16` and `torch.float16` mean mixed precision:
             weights stay in float32 and torch.autocast chooses the operations that are safe in the smaller type.
         draws: How often, and with which seed, a network with random weights draws them for `Prediction.uncertainty`.
+
+    Attributes:
+        engine: What computes logits instead of `network`, or None; see `aigidetect.backends`.
     """
 
     def __init__(
@@ -74,9 +77,11 @@ class Detector(Pretrained):
         self.name = name
         self.weights_sha256 = weights_sha256
         self.draws = draws or Draws()
+        self.engine: Engine | None = None
 
     def __repr__(self) -> str:
-        return f"Detector({self.name!r}, device={str(self.device)!r}, dtype={self.dtype})"
+        backend = f", backend={self.engine.backend!r}" if self.engine else ""
+        return f"Detector({self.name!r}, device={str(self.device)!r}, dtype={self.dtype}{backend})"
 
     @overload
     def predict(  # type: ignore[overload-overlap]  # a list is an object too; the first match wins
@@ -154,7 +159,7 @@ class Detector(Pretrained):
             ValueError: An argument out of its range.
         """
         # The arguments are checked here, in the call, and not at the first record.
-        _check_options(batch_size, workers, on_error, isolate)
+        check_options(batch_size, workers, on_error, isolate)
         self.calibration.threshold(fpr)
         inputs = iter_sources(source, recursive=recursive)
         records = self._stream(inputs, batch_size, workers, on_error, fpr, isolate, stability)
@@ -251,7 +256,9 @@ class Detector(Pretrained):
         flat: list[list[float]] = []
         for _, alike in itertools.groupby((view for stack in views for view in stack), key=lambda view: view.shape):
             while chunk := list(itertools.islice(alike, batch_size)):
-                flat.extend(self._forward(torch.stack(chunk), self._logits).float().tolist())
+                inputs = torch.stack(chunk)
+                rows = self.engine(inputs) if self.engine else self._forward(inputs, self._logits)
+                flat.extend(rows.float().tolist())
         if not torch.isfinite(torch.tensor(flat)).all():
             raise WeightsError(
                 f"Detector {self.name!r} computed a logit that is not finite on {self.device} in {self.dtype}; use "
@@ -289,12 +296,3 @@ class Detector(Pretrained):
             stability=judge(self.calibration, probability, [[row[0] for row in stack] for stack in varied], fpr),
             uncertainty=self.draws.spread(self.calibration, [row[1:] for row in rows]),
         )
-
-
-def _check_options(batch_size: int, workers: int, on_error: str, isolate: float | None) -> None:
-    if batch_size < 1 or workers < 1:
-        raise ValueError(f"Expected batch_size and workers of at least 1, but got {batch_size} and {workers}.")
-    if on_error not in ("record", "raise"):
-        raise ValueError(f"Expected on_error 'record' or 'raise', but got {on_error!r}.")
-    if isolate is not None and not 0 < isolate < threading.TIMEOUT_MAX:
-        raise ValueError(f"Expected isolate in seconds, more than 0, or None, but got {isolate}.")

@@ -18,7 +18,7 @@ import json
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -29,11 +29,11 @@ import torch
 from torch import Tensor
 
 from .detector import Detector
+from .engine import Run, run_onnx, run_openvino
 from .errors import ExportError
 from .selftest import golden_views
 
 Format = Literal["onnx", "torchscript", "openvino"]
-Run = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
 
 KEY = "aigidetect"
 OPSET = 20
@@ -96,7 +96,7 @@ def export(
     views = torch.cat(stacks)  # (N, 3, S, S)
     if not target.parent.is_dir():
         raise ExportError(f"There is no folder {str(target.parent)!r}; make it first.")
-    facts = json.dumps(_facts(detector, format, half))
+    facts = json.dumps(file_facts(detector, format, half))
     # Beside the target, so that what passed only has to be renamed.
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".aigidetect-") as folder:
         made = Path(folder) / target.name
@@ -130,7 +130,8 @@ def _check(detector: Detector, path: Path, format: str, suffix: str | None, half
         )
 
 
-def _facts(detector: Detector, format: str, half: bool) -> dict[str, Any]:
+def file_facts(detector: Detector, format: Format, half: bool = False) -> dict[str, Any]:
+    """What a file says of itself; see `export` for the arguments."""
     return {
         "detector": detector.name,
         "weights_sha256": detector.weights_sha256,
@@ -205,21 +206,12 @@ def _halved(model: Any) -> Any:
 
 def _onnx(detector: Detector, path: Path, views: Tensor, facts: str, half: bool) -> Run:
     model = _graph(detector, views, half)
-    try:
-        import onnx
-        import onnxruntime
-    except ModuleNotFoundError as error:
-        raise ExportError(f"Exporting needs {error.name}: pip install 'aigidetect[onnx]'") from error
+    import onnx
+
     onnx.helper.set_model_props(model, {KEY: facts})
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, str(path))
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-
-    def run(inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        logits: npt.NDArray[np.float32] = session.run(["logits"], {"views": inputs})[0]
-        return logits
-
-    return run
+    return run_onnx(str(path), torch.get_num_threads())
 
 
 def _openvino(detector: Detector, path: Path, views: Tensor, facts: str, half: bool) -> Run:
@@ -235,14 +227,7 @@ def _openvino(detector: Detector, path: Path, views: Tensor, facts: str, half: b
     graph.unlink()
     model.set_rt_info(facts, KEY)
     openvino.save_model(model, str(path), compress_to_fp16=half)
-    # On some processors it would compute in bfloat16 by default.
-    core = openvino.Core()
-    compiled = core.compile_model(core.read_model(str(path)), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-
-    def run(inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        return np.asarray(compiled(inputs)[0], dtype=np.float32)
-
-    return run
+    return run_openvino(str(path), torch.get_num_threads())
 
 
 def _torchscript(detector: Detector, path: Path, views: Tensor, facts: str, half: bool) -> Run:

@@ -11,6 +11,7 @@ GENERAL = """examples:
   aigidetect predict holiday/ more/*.png --format csv --output scores.csv
   aigidetect predict holiday/ --fpr 0.01        fewer false alarms, more "unsure"
   aigidetect report holiday/ -o report.html     a page to look at
+  aigidetect demo                               a page to drop pictures on
   aigidetect list
   aigidetect verify --all
   aigidetect fetch npr-ms-ca:report             a checkpoint that others published
@@ -33,10 +34,15 @@ _EXAMPLES = {
   aigidetect predict "holiday/**/*.jpg" --fpr 0.01         fewer false alarms, more "unsure"
   aigidetect predict inbox/ --isolate 30                   files of strangers, each opened for at most 30 seconds
   aigidetect predict photo.jpg --heatmap maps/             also a PNG of which places speak for and against "ai"
+  aigidetect predict holiday/ --backend openvino           needs pip install 'aigidetect[openvino]'
 """,
     "report": """
   aigidetect report holiday/
   aigidetect report holiday/ -o holiday.html --heatmaps    also show what moved the detector
+""",
+    "demo": """
+  aigidetect demo                                          needs pip install 'aigidetect[demo]'
+  aigidetect demo --examples holiday/ --port 8000
 """,
     "list": """
   aigidetect list
@@ -74,6 +80,8 @@ _NOTES = {
   once more, and takes about as long again.
   --stability scores the picture again after five light re-encodings and rescalings. Where the verdict changes, trust it
   less.
+  --backend has ONNX Runtime or OpenVINO run the network on the CPU; late digits of the scores differ. The first run makes a
+  graph, which is kept, and takes longer.
 
 long runs:
   One record is one line, and one call writes it: a run that is killed leaves whole lines in FILE. The same command with
@@ -86,6 +94,11 @@ long runs:
     "report": """what it is:
   One HTML file that asks the network for nothing: counts, a histogram, and a table of all pictures to sort and filter, with
   thumbnails. Whoever gets the file sees these and the file names. It is written when all pictures are scored.
+""",
+    "demo": """what it is:
+  A page at an address of this machine, which others cannot reach and which asks no other host for anything. Uploads are
+  decoded in a process of their own and removed after two hours at most. With --share, Gradio makes a public link, and
+  uploads pass through its servers. Ctrl-C ends it.
 """,
     "export": """what is written:
   The network alone: preprocessing and calibration are in the file as JSON, see docs/integrations.md. Its logits are compared

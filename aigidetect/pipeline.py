@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +18,16 @@ Out = TypeVar("Out")
 
 # The process that imported this module, or the fork of it that has been made ready.
 _process = os.getpid()
+
+
+def check_options(batch_size: int, workers: int, on_error: str, isolate: float | None) -> None:
+    """Raises ValueError for an argument of `Detector.stream` that is out of its range."""
+    if batch_size < 1 or workers < 1:
+        raise ValueError(f"Expected batch_size and workers of at least 1, but got {batch_size} and {workers}.")
+    if on_error not in ("record", "raise"):
+        raise ValueError(f"Expected on_error 'record' or 'raise', but got {on_error!r}.")
+    if isolate is not None and not 0 < isolate < threading.TIMEOUT_MAX:
+        raise ValueError(f"Expected isolate in seconds, more than 0, or None, but got {isolate}.")
 
 
 def survive_fork(device: torch.device) -> None:

@@ -30,6 +30,9 @@ def add(commands: Any) -> None:
         "--recursive", action=argparse.BooleanOptionalAction, default=True, help="search folders to the bottom"
     )
     predict.add_argument("--device", default="auto", help="where to compute: auto, cpu, cuda, cuda:1, ...")
+    predict.add_argument(
+        "--backend", choices=("torch", "onnx", "openvino"), default=None, help="what runs the network; default: torch"
+    )
     predict.add_argument("--batch-size", type=int, default=16, help="how much is scored together: speed and memory only")
     predict.add_argument("--workers", type=int, default=2, help="how many pictures are decoded at the same time")
     predict.add_argument("--resume", action="store_true", help="go on where an earlier run with this --output ended")
@@ -54,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError("--heatmap opens the pictures in this process; give --isolate in a run without it.")
     colour = options.output is None and wants_colour(sys.stdout)
     layout = Layout(chosen, stability=options.stability, provenance=options.provenance, colour=colour)
-    detector = load_detector(options.detector, weights=options.weights, device=options.device)
+    detector = load_detector(options.detector, weights=options.weights, device=options.device, backend=options.backend)
     heatmaps = None if options.heatmap is None else HeatmapFolder(detector, options.heatmap)
     scored, failed, earlier = _write(options, detector, layout, heatmaps)
     resumed = f", {earlier} of them earlier" if options.resume else ""

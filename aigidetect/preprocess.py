@@ -170,7 +170,10 @@ class Tiles:
         return [dataclasses.replace(self, size=round(self.size / scale), scales=(1.0,)) for scale in scales]
 
     def to_dict(self) -> dict[str, Any]:
-        return {"kind": self.kind, **dataclasses.asdict(self)}
+        facts = {"kind": self.kind, **dataclasses.asdict(self)}
+        if self.scales == (1.0,):
+            del facts["scales"]  # so that older packages read it too
+        return facts
 
 
 def _resized(pixels: Tensor, size: int) -> Tensor:

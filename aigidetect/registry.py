@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from .backends import Backend, check_backend, use_backend
 from .calibration import Calibration
 from .detector import Detector
 from .entries import build_network as build_network
@@ -43,6 +44,7 @@ def load_detector(
     revision: str | None = None,
     local_files_only: bool = False,
     cache_dir: str | Path | None = None,
+    backend: Backend | None = None,
 ) -> Detector:
     """A detector with its weights, preprocessing and calibration, ready to score.
 
@@ -55,7 +57,7 @@ def load_detector(
             Or a checkpoint that others published and `aigidetect fetch` has converted, such as `"npr-ms-ca:report"`, with
             its own preprocessing and, since none was measured, without calibration. Or `"hf-hub:owner/name@commit"`, a
             repository of the Hub that `Detector.push_to_hub` or `training publish` made; see `Detector.from_pretrained`.
-        device: Torch device; `"auto"` is CUDA where available, else the CPU.
+        device: Torch device; `"auto"` is CUDA where available and `backend` is left out, else the CPU.
         dtype: What the network computes in, see `Detector`; None means float32.
         weights: A safetensors file of your own for the same architecture. Its hash is not compared with the published one
             but is shown in every prediction, the detector is called `name+custom`, and the published calibration, which
@@ -65,14 +67,35 @@ def load_detector(
         revision: Commit on the Hub instead of the published one. The published hash still has to match.
         local_files_only: Never use the network.
         cache_dir: Cache folder instead of huggingface_hub's own.
+        backend: What runs the network, on the CPU: `"onnx"` is ONNX Runtime and needs `pip install 'aigidetect[onnx]'`;
+            `"openvino"` needs `'aigidetect[openvino]'` and also takes `dtype=torch.bfloat16`; `"torch"` or None is torch.
+            All use as many threads as `torch.get_num_threads()` says at the load. The graph of the network is made at the
+            first load, which takes long, and kept; see `aigidetect.backends.use_backend`.
 
     Raises:
         UnknownDetectorError: No detector of that name.
+        ExportError: A package for `backend` is missing; or the network does not run there, or with other logits.
         WeightsNotAvailable: The weights are not here and could not be fetched, or were never published.
         WeightsMismatch: The weights are not the published ones, or do not fit the architecture, or this machine computes
             wrong numbers with them: one view is compared with its published logit at the first load in a process.
-        ValueError: `weights` or `revision` together with a checkpoint of others, or `weights` with a repository.
+        ValueError: `weights` or `revision` together with a checkpoint of others, or `weights` with a repository; or
+            `backend` does not exist, or does not go with `device` or `dtype`.
     """
+    device = check_backend(backend, device, dtype)
+    detector = _load(name, device, dtype, weights, revision, local_files_only, cache_dir)
+    use_backend(detector, backend or "torch", cache_dir=cache_dir)
+    return detector
+
+
+def _load(
+    name: str | None,
+    device: str | torch.device,
+    dtype: torch.dtype | None,
+    weights: str | Path | None,
+    revision: str | None,
+    local_files_only: bool,
+    cache_dir: str | Path | None,
+) -> Detector:
     if name is not None and name.startswith(HUB):
         if weights is not None:
             raise ValueError(f"{name!r} has weights of its own; leave weights out.")

@@ -23,6 +23,9 @@ def add(commands: Any) -> None:
         "--recursive", action=argparse.BooleanOptionalAction, default=True, help="search folders to the bottom"
     )
     report.add_argument("--device", default="auto", help="where to compute: auto, cpu, cuda, cuda:1, ...")
+    report.add_argument(
+        "--backend", choices=("torch", "onnx", "openvino"), default=None, help="what runs the network; default: torch"
+    )
     report.add_argument("--batch-size", type=int, default=16, help="how much is scored together: speed and memory only")
     report.add_argument("--workers", type=int, default=2, help="how many pictures are decoded at the same time")
     report.add_argument(
@@ -35,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     from .registry import load_detector
     from .report import write_report
 
-    detector = load_detector(options.detector, weights=options.weights, device=options.device)
+    detector = load_detector(options.detector, weights=options.weights, device=options.device, backend=options.backend)
     found = write_report(
         options.page,
         detector,

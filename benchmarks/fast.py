@@ -4,7 +4,9 @@ Usage: python benchmarks/fast.py [--threads 2] [--pictures 500] [--repeats 3] [-
 
     1  folders      folder to verdicts: Detector.stream against PIL, torchvision transforms, a DataLoader of two workers and
                     the network as it was trained, in float32 and NCHW, at its best batch size (`fast_parts.plain_records`)
-    2  network      views of 224 pixels a second, against the fastest 1x1 and 3x3 convolution of the network's own shapes
+                    and the same stream with each backend whose package is installed
+    2  network      views of 224 pixels a second, against the fastest 1x1 and 3x3 convolution of the network's own shapes,
+                    and in each backend
     3  single       a picture of 1 megapixel, warm, against the network alone; the command line and the import, cold
     4  memory       peak of a stream after a tenth of its pictures and after all; of one picture of 100 megapixels
     5  npr          share of the multi-scale NPR step
@@ -34,23 +36,31 @@ def folders(options, root):
 def folder(options, root, kind):
     parts.make_folder(root, kind, options.pictures)
     facts = [options.detector, str(root), str(options.pictures), str(options.threads)]
-    taken = {"plain": [], "ours": []}
+    backends = parts.backends()
+    taken = {way: [] for way in ("plain", "ours", *backends)}
     for _ in range(options.repeats):
         for name, runs in taken.items():
             # A process for each, because allocators keep habits, of which the other would profit.
             runs.append(json.loads(parts.child([sys.executable, parts.__file__, name, *facts])["output"]))
     wall, cpu = ({n: statistics.median(run[i] for run in runs) for n, runs in taken.items()} for i in ("seconds", "cpu"))
-    scores = [runs[-1]["scores"] for runs in taken.values()]
+    scores = {name: runs[-1]["scores"] for name, runs in taken.items()}
+    found = {
+        way: {
+            "pictures_per_second": options.pictures / wall[way],
+            "times_plain": wall["plain"] / wall[way],
+            "cpu_ms_per_picture": cpu[way] * 1e3 / options.pictures,
+            "times_plain_in_cpu": cpu["plain"] / cpu[way],
+            "largest_difference": max(abs(a - b) for a, b in zip(scores["plain"], scores[way], strict=True)),
+        }
+        for way in ("ours", *backends)
+    }
     return {
         "pictures": options.pictures,
         "plain_batch_size": taken["plain"][-1]["batch_size"],
         "plain_pictures_per_second": options.pictures / wall["plain"],
-        "pictures_per_second": options.pictures / wall["ours"],
-        "times_plain": wall["plain"] / wall["ours"],
         "plain_cpu_ms_per_picture": cpu["plain"] * 1e3 / options.pictures,
-        "cpu_ms_per_picture": cpu["ours"] * 1e3 / options.pictures,
-        "times_plain_in_cpu": cpu["plain"] / cpu["ours"],
-        "largest_difference": max(abs(a - b) for a, b in zip(*scores, strict=True)),
+        **found.pop("ours"),
+        "backends": found,
     }
 
 
@@ -66,6 +76,7 @@ def network(detector, options):
         "nchw": lambda n: plain(views[n]),
         "channels_last": lambda n: unfolded(last[n]),
         "folded": lambda n: folded(last[n]),
+        **{name: lambda n, run=engine: run(views[n]) for name, engine in parts.engines(detector).items()},
     }
     best = {(name, n): n / seconds for (name, n), seconds in parts.in_turn(runs, batches, options.repeats).items()}
     rows = {name: {str(n): round(best[name, n], 2) for n in batches} for name in runs}

@@ -1,7 +1,7 @@
 """Parts of `fast.py`: pictures, the plain pipeline to compare with, clocks, child processes and the convolution ceiling.
 
 Run as a script, it is the child that is measured:
-`python benchmarks/fast_parts.py memory|plain|ours DETECTOR FOLDER PICTURES [THREADS]`.
+`python benchmarks/fast_parts.py memory|plain|ours|onnx|openvino DETECTOR FOLDER PICTURES [THREADS]`.
 """
 
 import collections
@@ -23,7 +23,9 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 import aigidetect
+from aigidetect.backends import use_backend
 from aigidetect.calibration import sigmoid
+from aigidetect.errors import ExportError
 from aigidetect.layers.low_rank import merge_low_rank
 from aigidetect.layers.quantised import dequantise
 from aigidetect.manifest import load_manifest
@@ -157,6 +159,35 @@ def child(command):
     return {"command": command, "output": output, "seconds": seconds, "cpu_seconds": cpu, "peak_mib": peak}
 
 
+def backends():
+    """Names of the backends whose package is here; says which are left out."""
+    found = []
+    for name in ("onnx", "openvino"):
+        try:
+            aigidetect.backends.check_backend(name, "cpu", None)
+            found.append(name)
+        except ExportError as error:
+            print(f"left out: {error}", file=sys.stderr)
+    return found
+
+
+def engines(detector):
+    """Name -> the detector's network in each backend, for views of 224 pixels; graphs are made in a temporary folder."""
+    made = {}
+    with tempfile.TemporaryDirectory() as cache:
+        for backend in backends():
+            for dtype in (torch.float32, torch.bfloat16) if backend == "openvino" else (torch.float32,):
+                tiles = aigidetect.Tiles(size=224)
+                sized = aigidetect.Detector(detector.network, tiles, detector.calibration, device="cpu", dtype=dtype)
+                name = backend if dtype == torch.float32 else f"{backend}_bfloat16"
+                try:
+                    use_backend(sized, backend, cache_dir=cache)
+                    made[name] = sized.engine
+                except ExportError as error:
+                    print(f"left out {name}: {error}", file=sys.stderr)
+    return made
+
+
 def convolution_ceiling(network, repeats, batch=4):
     """Views a second if each convolution ran as fast as the fastest of its kernel size, and these rates in GFLOP/s."""
     seen = []
@@ -210,10 +241,14 @@ def watch_memory(name, source, count):
 
 
 def score_folder(way, name, source, count):
-    """Scores the folder once, "plain" or "ours", after a few pictures to warm up: seconds, those of CPU, probabilities."""
+    """Scores the folder once, after a few pictures to warm up: seconds, those of CPU, probabilities.
+
+    Ways are "plain", "ours", and the names of backends.
+    """
     paths, batch = sorted(source.glob("[0-9]*.*"))[:count], None
-    if way == "ours":
-        detector = aigidetect.load_detector(name, device="cpu", local_files_only=True)
+    if way != "plain":
+        backend = None if way == "ours" else way
+        detector = aigidetect.load_detector(name, device="cpu", local_files_only=True, backend=backend)
         score = lambda some: [record.probability for record in detector.stream(some)]  # noqa: E731
     else:
         facts, network = load_manifest().get(name), plain_network(name)

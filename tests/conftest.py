@@ -85,6 +85,25 @@ def small_models(monkeypatch):
     torch.set_num_threads(threads)
 
 
+@pytest.fixture
+def traced_graphs(monkeypatch):
+    """Names of the detectors whose graph was made."""
+    from aigidetect import exporting
+
+    from .backend_case import graph_of
+
+    made = []
+
+    def graph(detector, views, half):
+        made.append(detector.name)
+        return graph_of(detector.network)
+
+    for package in ("onnx", "onnxruntime"):
+        pytest.importorskip(package, reason=f"{package} is needed to make a graph")
+    monkeypatch.setattr(exporting, "_graph", graph)
+    return made
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """The folder of a small labelled data set; modules with other needs have a fixture of this name of their own."""

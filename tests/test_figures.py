@@ -1,6 +1,7 @@
 """Figures of the documentation, from synthetic scores and small pictures."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from aigidetect.training.plotting import COLOURS, new_figure, save_png
 from .conftest import array
 from .test_tables import scores_of, write_folder
 
+MANIFEST = Path(__file__).parent.parent / "weights_manifest.json"
 BOOK = load_manifest()
 ENTRY = BOOK.get("npr-ms-ca")
 
@@ -40,12 +42,13 @@ def size_of(path):
 
 
 def test_only_the_newest_version_of_what_has_weights_is_shown(tmp_path):
-    store(tmp_path / "a")
-    store(tmp_path / "b", "npr-ms-ca-reference")
-    old = BOOK.get("vit-clip@1")
-    assert BOOK.get("vit-clip") is not old
-    store(tmp_path / "c", old.full_name, old.weights.sha256)
-    assert list(shipped_scores(tmp_path, BOOK)) == [ENTRY.full_name]
+    store(tmp_path / "scores" / "a")
+    store(tmp_path / "scores" / "b", "npr-ms-ca-reference")
+    facts = json.loads(MANIFEST.read_text(encoding="utf-8"))
+    facts["detectors"]["vit-clip@1"] = facts["detectors"][BOOK.get("vit-clip").full_name]
+    (tmp_path / "manifest.json").write_text(json.dumps(facts), encoding="utf-8")
+    store(tmp_path / "scores" / "c", "vit-clip@1", BOOK.get("vit-clip").weights.sha256)
+    assert list(shipped_scores(tmp_path / "scores", load_manifest(tmp_path / "manifest.json"))) == [ENTRY.full_name]
 
 
 def test_scores_of_other_weights_are_refused_and_none_at_all_too(tmp_path):
