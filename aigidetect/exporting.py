@@ -150,7 +150,10 @@ def _compare(detector: Detector, stacks: Sequence[Tensor], run: Run) -> float:
     differences = []
     for views in [stacks[0][:1], *stacks]:
         [expected] = detector.view_logits([views])
-        found = run(np.ascontiguousarray(views.numpy()))
+        try:
+            found = run(np.ascontiguousarray(views.numpy()))
+        except Exception as error:  # of the engine, for instance because the graph takes another number of views
+            raise ExportError(f"The exported {detector.name} does not run on {len(views)} views: {error}") from error
         if found.shape != (len(views), 1):
             raise ExportError(f"For {len(views)} views the exported {detector.name} gave the shape {found.shape}.")
         differences.append(float(np.abs(found[:, 0] - np.array(expected)).max()))

@@ -21,7 +21,7 @@ from .conftest import Toy, encoded
 from .small_models.bayesian import build as build_bayesian
 from .test_concurrency import FORK, in_fork, status_of
 
-ARCHITECTURES = ("npr-ms-ca", "npr-sa", "resnet50", "cvt-13", "swin-t", "vit-clip")
+ARCHITECTURES = ("npr-ms-ca", "npr-sa", "resnet50", "cvt-13", "swin-t", "vit@1", "vit-clip")
 # Python warns of every fork of a process with threads; what happens then is what these tests are about.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 

@@ -134,6 +134,18 @@ def test_a_fixed_batch_is_noticed(tmp_path, monkeypatch):
         export(toy(), tmp_path / "toy.onnx")
 
 
+def test_a_file_that_does_not_run_is_an_error_of_ours(tmp_path, monkeypatch):
+    def stubborn(detector, path, views, facts, half):
+        def run(inputs):
+            raise RuntimeError("Got: 1 Expected: 2")
+
+        return run
+
+    monkeypatch.setattr(exporting, "_onnx", stubborn)
+    with pytest.raises(ExportError, match="toy@1 does not run on 1 views: Got: 1 Expected: 2"):
+        export(toy(), tmp_path / "toy.onnx")
+
+
 def test_what_does_not_fit_together_is_refused_before_any_work(tmp_path):
     detector = toy()
     for path, options, message in [

@@ -112,7 +112,8 @@ class MFMViT(nn.Module):
                 f"{side} pixels: the position embedding has no other size."
             )
         patches = self.patch(x).flatten(2).transpose(1, 2)  # (N, L, D)
-        tokens = torch.cat((self.class_token.expand(len(x), -1, -1), patches), dim=1) + self.positions
+        # Not `len`, which would fix the number of views in an exported graph.
+        tokens = torch.cat((self.class_token.expand(x.shape[0], -1, -1), patches), dim=1) + self.positions
         for block in self.blocks:
             tokens = block(tokens)
             yield tokens

@@ -157,7 +157,8 @@ class Stage(nn.Module):
         shape: tuple[int, int] = grid.shape[2:]
         tokens = self.norm(grid.flatten(2).transpose(1, 2))
         if self.class_token is not None:
-            tokens = torch.cat((self.class_token.expand(len(tokens), -1, -1), tokens), dim=1)
+            # Not `len`, which would fix the number of views in an exported graph.
+            tokens = torch.cat((self.class_token.expand(tokens.shape[0], -1, -1), tokens), dim=1)
         for block in self.blocks:
             tokens = block(tokens, shape)
         return _split(tokens, shape)
