@@ -95,7 +95,7 @@ def draw_calibration(evaluations: Evaluations, path: str | Path, condition: str 
     Raises:
         ModuleNotFoundError: See `new_figure`.
     """
-    figure = new_figure(9, 4.8)
+    figure = new_figure(9, 5.4)
     for place, part in enumerate(_PARTS, start=1):
         axes = figure.add_subplot(1, 2, place)
         axes.plot([0, 1], [0, 1], color="0.6", linewidth=1)
@@ -127,7 +127,7 @@ def draw_robustness(evaluations: Evaluations, path: str | Path, *, draws: int = 
     part = "test_unseen"
     chosen = {name: [s for s in scores if s.split == part] for name, scores in evaluations.items()}
     rows = {name: summarise(scores, frozenset(), draws=draws) for name, scores in chosen.items() if scores}
-    figure = new_figure(9, 4.8)
+    figure = new_figure(9, 5.4)
     for place, (metric, title) in enumerate(_FIGURES.items(), start=1):
         axes = figure.add_subplot(1, 2, place)
         for index, name in enumerate(evaluations):
